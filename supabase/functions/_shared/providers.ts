@@ -1,0 +1,61 @@
+/** Which provider embeds for a space. */
+import type { Embedder, Space } from "./embedder.ts";
+import { ReembedError } from "./errors.ts";
+import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
+import { createOpenAIEmbedder } from "./providers/openai.ts";
+import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
+
+/** What the environment offers: read once at the door, handed in here. */
+export interface ProviderConfig {
+  readonly openai?:
+    | { readonly apiKey?: string | undefined; readonly baseURL?: string | undefined }
+    | undefined;
+  readonly supabaseAi?: SupabaseAi | undefined;
+}
+
+/**
+ * The Embedder of a space, by the space's provider: `openai`, `hash` or `supabase`.
+ * @throws ReembedError `provider_unavailable` when the provider is not configured, is `external` (its vectors are brought from elsewhere), or is unknown.
+ */
+export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
+  switch (space.provider) {
+    case "openai": {
+      const apiKey = config.openai?.apiKey?.trim();
+      if (!apiKey) {
+        throw unavailable(
+          space,
+          "OPENAI_API_KEY is not set",
+          "Set OPENAI_API_KEY; for a server of your own that asks for no key, any word will do.",
+        );
+      }
+      return createOpenAIEmbedder({ space, apiKey, baseURL: config.openai?.baseURL?.trim() || undefined });
+    }
+    case "hash":
+      if (space.model !== HASH_MODEL) {
+        throw unavailable(
+          space,
+          `the provider hash has no model ${space.model}`,
+          `Its one model is ${HASH_MODEL}.`,
+        );
+      }
+      return createHashEmbedder(space);
+    case "supabase":
+      return createSupabaseEmbedder(space, config.supabaseAi);
+    case "external":
+      throw unavailable(
+        space,
+        "its vectors are brought from elsewhere; nothing here can embed for it",
+        "Search with a vector of your own through the match RPC, or move the collection to a space of another provider.",
+      );
+    default:
+      throw unavailable(
+        space,
+        `no provider is called ${space.provider}`,
+        "Known providers: openai, hash, supabase, and external for vectors brought from elsewhere.",
+      );
+  }
+}
+
+function unavailable(space: Space, what: string, hint: string): ReembedError {
+  return new ReembedError("provider_unavailable", `${space.id}: ${what}`, hint);
+}

@@ -1,0 +1,225 @@
+/** OpenAI, and every server that speaks its embeddings API (Ollama, vLLM, infinity, ...) by base URL. */
+import OpenAI, { APIError } from "openai";
+import { z } from "zod";
+import { type Embedded, type Embedder, makeEmbedder, type Space } from "../embedder.ts";
+import { faultOfAnswer, ProviderError, retryAfterMs, safeProse } from "../provider-error.ts";
+import { estimateTokens } from "../tokens.ts";
+
+export const OPENAI_BASE_URL = "https://api.openai.com/v1";
+
+/** The longest wait for one whole answer. A request of 2,048 short inputs takes a few seconds. */
+const TIMEOUT_MS = 60_000;
+
+export interface OpenAIEmbedderOptions {
+  readonly space: Space;
+  readonly apiKey: string;
+  /** With its version, for example `http://127.0.0.1:11434/v1`. */
+  readonly baseURL?: string | undefined;
+  /** For one request, from sending to the last byte of the answer. */
+  readonly timeoutMs?: number;
+  readonly fetch?: typeof fetch;
+}
+
+/** What is believed of an answer before its vectors are looked at. Unknown fields are ignored: compatible servers add their own. */
+const Answer = z.object({
+  data: z.array(z.object({ index: z.number(), embedding: z.union([z.string(), z.array(z.unknown())]) })),
+});
+const Usage = z.object({
+  usage: z.union([z.object({ total_tokens: z.int().min(0) }), z.object({ prompt_tokens: z.int().min(0) })]),
+});
+
+/**
+ * An Embedder over HTTP: one request a call, never retried here (the engine decides), vectors as base64 (6 kB for 1,536 dimensions where decimal
+ * text is 32 kB), in the order of the inputs whatever the order of the answer.
+ * @throws ProviderError for every failure; see the table in provider-error.ts.
+ */
+export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
+  const { space, apiKey, baseURL = OPENAI_BASE_URL, timeoutMs = TIMEOUT_MS } = options;
+  const client = new OpenAI({
+    apiKey,
+    baseURL,
+    maxRetries: 0,
+    // The deadline below also covers the body; the library's own must not come first.
+    timeout: 2 * timeoutMs,
+    // At `debug` the library prints whole requests; OPENAI_LOG in the environment must not switch that on.
+    logLevel: "off",
+    organization: null,
+    project: null,
+    ...(options.fetch === undefined ? {} : { fetch: options.fetch }),
+  });
+
+  return makeEmbedder(space, async (texts, signal) => {
+    const deadline = AbortSignal.timeout(timeoutMs);
+    const exchange = { space, apiKey, texts, timeoutMs, signal, deadline };
+    const { response, body } = await send(client, exchange);
+    return readAnswer(exchange, body, response.headers.get("x-request-id") ?? undefined);
+  });
+}
+
+interface Exchange {
+  readonly space: Space;
+  readonly apiKey: string;
+  readonly texts: readonly string[];
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly deadline: AbortSignal;
+}
+
+/** Only the text-embedding-3 models take `dimensions`; others refuse the request for it. */
+function takesDimensions(model: string): boolean {
+  return model.startsWith("text-embedding-3-");
+}
+
+async function send(client: OpenAI, exchange: Exchange): Promise<{ response: Response; body: string }> {
+  const { space, texts, signal, deadline } = exchange;
+  try {
+    // The raw response, because the tokens of an answer must be known even where its vectors cannot be decoded.
+    const response = await client.embeddings
+      .create(
+        {
+          model: space.model,
+          input: [...texts],
+          ...(takesDimensions(space.model) ? { dimensions: space.dimensions } : {}),
+        },
+        { signal: signal === undefined ? deadline : AbortSignal.any([signal, deadline]) },
+      )
+      .asResponse();
+    return { response, body: await response.text() };
+  } catch (error) {
+    throw translate(error, exchange);
+  }
+}
+
+function translate(error: unknown, exchange: Exchange): ProviderError {
+  const { space, signal, deadline, timeoutMs } = exchange;
+  if (error instanceof APIError && error.status !== undefined) {
+    return refusal(error.status, error, exchange);
+  }
+  if (signal?.aborted) return new ProviderError("aborted", `${space.id}: the caller gave up on the request`);
+  if (deadline.aborted) {
+    return new ProviderError("timeout", `${space.id}: the provider did not answer within ${timeoutMs} ms`);
+  }
+  if (neverConnected(error)) {
+    return new ProviderError("unreachable", `${space.id}: no connection to the provider`);
+  }
+  return new ProviderError(
+    "connection_lost",
+    `${space.id}: the connection broke before the whole answer was there`,
+  );
+}
+
+function refusal(status: number, error: APIError, { space, apiKey, texts }: Exchange): ProviderError {
+  const code = typeof error.code === "string" ? error.code : undefined;
+  const fault = faultOfAnswer(status, code);
+  const headers = error.headers ?? new Headers();
+  const waits = fault === "rate_limited" || fault === "server_error" || fault === "gateway_error";
+  // Answers about the account tell an operator what to mend. Others may quote what was sent, so only their codes are shown.
+  const speaksOfAccount =
+    fault === "rate_limited" || fault === "quota_exhausted" || fault === "account_refused";
+  const body: unknown = error.error;
+  const words =
+    speaksOfAccount && typeof body === "object" && body !== null && "message" in body
+      ? safeProse(body.message, apiKey, texts)
+      : undefined;
+  const label = code !== undefined && /^\w{1,64}$/.test(code) ? ` (${code})` : "";
+  return new ProviderError(
+    fault,
+    `${space.id}: the provider answered ${status}${label}${words === undefined ? "" : `: ${words}`}`,
+    {
+      status,
+      requestId: error.requestID ?? undefined,
+      retryAfterMs: waits ? retryAfterMs(headers) : undefined,
+      requestTooLarge:
+        fault === "request_too_large" || (fault === "rate_limited" && exceedsAMinute(headers, texts)),
+    },
+  );
+}
+
+/** A request of more tokens than the account has in a whole minute is answered 429 for ever, however long one waits. */
+function exceedsAMinute(headers: Headers, texts: readonly string[]): boolean {
+  const limit = Number(headers.get("x-ratelimit-limit-tokens") ?? Number.NaN);
+  return limit > 0 && texts.reduce((sum, text) => sum + estimateTokens(text), 0) > limit;
+}
+
+const NOT_CONNECTED = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "UND_ERR_CONNECT_TIMEOUT",
+]);
+
+/** Whether the connection was never made, so that nothing was sent and nothing can be charged. Node puts a code on a cause, Deno words in a message. */
+function neverConnected(error: unknown): boolean {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ("code" in at && typeof at.code === "string" && NOT_CONNECTED.has(at.code)) return true;
+    if (/client error \(Connect\)|dns error/i.test(at.message)) return true;
+  }
+  return false;
+}
+
+function readAnswer({ space, texts }: Exchange, body: string, requestId: string | undefined): Embedded {
+  const json = parseJson(body);
+  const tokens = statedTokens(json);
+  const bad = (what: string) =>
+    new ProviderError("bad_answer", `${space.id}: ${what}`, { billed: tokens ?? "maybe", requestId });
+  if (json === undefined) throw bad("the answer is not JSON, or only a part of it");
+  const answer = Answer.safeParse(json);
+  if (!answer.success) throw bad("the answer is not a list of embeddings");
+
+  const vectors = new Array<readonly number[] | undefined>(texts.length).fill(undefined);
+  for (const { index, embedding } of answer.data.data) {
+    if (!Number.isInteger(index) || index < 0 || index >= texts.length) {
+      throw bad(`an embedding has the index ${index}, for ${texts.length} inputs`);
+    }
+    if (vectors[index] !== undefined) throw bad(`two embeddings have the index ${index}`);
+    const vector = typeof embedding === "string" ? decodeFloat32(embedding) : numbers(embedding);
+    if (vector === undefined)
+      throw bad(`the embedding with the index ${index} holds something that is no number`);
+    vectors[index] = vector;
+  }
+  const complete = vectors.filter((vector) => vector !== undefined);
+  if (complete.length < texts.length) {
+    throw bad(`no embedding has the index ${vectors.indexOf(undefined)}, for ${texts.length} inputs`);
+  }
+  // A server that states no usage still has a price: the estimate keeps its budget honest.
+  return {
+    vectors: complete,
+    usage: { tokens: tokens ?? texts.reduce((sum, text) => sum + estimateTokens(text), 0) },
+  };
+}
+
+function parseJson(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    return undefined;
+  }
+}
+
+function statedTokens(json: unknown): number | undefined {
+  const answer = Usage.safeParse(json);
+  if (!answer.success) return undefined;
+  return "total_tokens" in answer.data.usage
+    ? answer.data.usage.total_tokens
+    : answer.data.usage.prompt_tokens;
+}
+
+/** Base64 of little-endian float32; undefined when it is not that. */
+function decodeFloat32(base64: string): number[] | undefined {
+  let binary: string;
+  try {
+    binary = atob(base64);
+  } catch {
+    return undefined;
+  }
+  if (binary.length % 4 !== 0) return undefined;
+  const bytes = new DataView(new ArrayBuffer(binary.length));
+  for (let at = 0; at < binary.length; at += 1) bytes.setUint8(at, binary.charCodeAt(at));
+  return Array.from({ length: binary.length / 4 }, (_, position) => bytes.getFloat32(position * 4, true));
+}
+
+function numbers(values: readonly unknown[]): readonly number[] | undefined {
+  return values.every((value) => typeof value === "number") ? values : undefined;
+}
