@@ -3,6 +3,12 @@
 
 set client_min_messages = warning;
 
+do $$
+begin
+  execute format('alter database %I owner to postgres', current_database());
+end
+$$;
+
 create schema if not exists extensions;
 grant usage on schema extensions to postgres, anon, authenticated, service_role;
 grant all on schema extensions to postgres;

@@ -1,6 +1,8 @@
 -- The roles of a Supabase project, as its own start-up scripts leave them: what passes under these fails or passes there alike.
 -- Run by a superuser; running it again changes nothing. `supabase_admin` is the superuser the server was made with.
 
+set client_min_messages = warning;
+
 do $$
 declare
   role_name text;
