@@ -69,7 +69,7 @@ export async function createDatabase(
 export async function connect(url: string): Promise<Client> {
   const client = new Client({ connectionString: url });
   // When a test kills this connection its next query rejects; without a listener the whole worker would end.
-  client.on('error', () => {});
+  client.on("error", () => {});
   await client.connect();
   return client;
 }
