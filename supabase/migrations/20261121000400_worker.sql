@@ -1,0 +1,506 @@
+-- The worker's protocol: claim, complete, fail, release; and the ledger of what was paid.
+-- Makes: reembed.usage, the four functions with thin public doors for service_role, pause and resume of a space.
+-- Risks: none for existing data; a complete writes vectors into the collection's table, under row locks that it never waits for.
+--
+-- The rules, each of which stands for a failure that was reproduced without it:
+--   * complete hashes the source row that it has locked. A hash kept in the job, or read without the lock, proves nothing.
+--   * The token decides, not the deadline: an expired lease that nobody took is still good, and refusing it pays twice.
+--   * Nothing here waits for a row lock while it holds one: rows are taken with `skip locked`, what was skipped comes back as busy and is
+--     retried one row a transaction. Table locks are taken before any row lock. As a belt, lock_timeout stays below deadlock_timeout.
+--   * claim takes the space's row first (the mutex for duplicates and pauses) and reads texts in a later statement than it locks jobs in.
+
+create table reembed.usage (
+  id bigint generated always as identity primary key,
+  at timestamptz not null default clock_timestamp(),
+  space_id text not null references reembed.spaces (id),
+  version_id int,
+  purpose text not null check (purpose in ('document', 'query')),
+  state text not null check (state in ('reserved', 'settled', 'lost')),
+  outcome text,
+  inputs int not null default 0,
+  stale int not null default 0,
+  tokens bigint not null default 0 check (tokens >= 0),
+  cost_usd numeric not null default 0,
+  latency_ms int,
+  lease_token uuid,
+  lease_until timestamptz
+);
+comment on table reembed.usage is
+  'The ledger: a row a provider request. Reserved in the claim with an estimate, then settled with the provider''s own count; lost when the answer never came back.';
+comment on column reembed.usage.stale is 'How many inputs were paid and not stored, because their text changed, their row went or their lease was taken meanwhile.';
+create index usage_reserved_idx on reembed.usage (space_id, lease_until) where state = 'reserved';
+create index usage_version_idx on reembed.usage (version_id, at);
+alter table reembed.usage enable row level security;
+
+create function reembed.max_attempts() returns int language sql immutable set search_path = '' as 'select 8';
+comment on function reembed.max_attempts() is 'How often a job is claimed before it counts as failed.';
+
+create function reembed.check_range(argument text, value numeric, low numeric, high numeric) returns void
+language plpgsql immutable security invoker set search_path = '' as $$
+begin
+  if value is null or value not between low and high then
+    raise exception using errcode = 'RE004',
+      message = format('%s is %s: it must be between %s and %s', argument, coalesce(value::text, 'null'), low, high),
+      hint = format('Pass a %s in that range.', argument);
+  end if;
+end
+$$;
+comment on function reembed.check_range(text, numeric, numeric, numeric) is 'RE004 with the argument''s name and the rule when the value is null or outside the range.';
+
+create function reembed.claim(
+  collection text default null, version int default null,
+  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
+) returns jsonb
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  v reembed.versions;
+  c reembed.collections;
+  s reembed.spaces;
+  token constant uuid := gen_random_uuid();
+  deadline timestamptz;
+  part text[];
+  picked text[] := '{}';
+  found_row record;
+  tokens_sum bigint := 0;
+  rows_given text[] := '{}';
+  hashes_given bytea[] := '{}';
+  in_flight bytea[];
+  current_rows text[] := '{}';
+  gone_rows text[] := '{}';
+  deferred_rows text[] := '{}';
+  jobs_given jsonb[] := '{}';
+  gave_up int := 0;
+  usage_id bigint;
+begin
+  perform reembed.check_range('max_rows', max_rows, 1, 2048);
+  perform reembed.check_range('max_tokens', max_tokens, 1, 300000);
+  perform reembed.check_range('lease_seconds', lease_seconds, 1, 3600);
+  if collection is not null then
+    c := reembed.collection_named(collection);
+    if version is not null then
+      v := reembed.version_numbered(collection, version);
+    end if;
+  elsif version is not null then
+    raise exception using errcode = 'RE004', message = 'version is given without collection: it numbers the versions of one collection',
+      hint = 'Pass collection too.';
+  end if;
+
+  -- Which version: the one whose first due job is the most urgent, edits before backfill.
+  select x.* into v
+    from reembed.versions x
+    join reembed.spaces sp on sp.id = x.space_id
+    cross join lateral (
+      select j.priority, j.run_at from (values (0), (1)) p(priority)
+       cross join lateral (select q.priority, q.run_at from reembed.jobs q
+                            where q.version_id = x.id and q.priority = p.priority and q.failed_at is null and q.run_at <= clock_timestamp()
+                            order by q.run_at limit 1) j
+       order by j.priority limit 1) due
+   where x.maintained
+     and (claim.collection is null or x.collection_id = c.id)
+     and (claim.version is null or x.number = claim.version)
+     and (sp.paused_until is null or sp.paused_until <= clock_timestamp())
+   order by due.priority, due.run_at limit 1;
+  if not found then
+    select sp.* into s from reembed.spaces sp join reembed.versions x on x.space_id = sp.id
+     where sp.paused_until > clock_timestamp() and x.maintained
+       and (claim.collection is null or x.collection_id = c.id) and (claim.version is null or x.number = claim.version)
+       and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null)
+     limit 1;
+    return case when found
+      then jsonb_build_object('reason', 'paused', 'space', s.id, 'pause_reason', s.pause_reason, 'paused_until', s.paused_until, 'jobs', '[]'::jsonb)
+      else jsonb_build_object('reason', 'idle', 'jobs', '[]'::jsonb) end;
+  end if;
+  select * into strict c from reembed.collections x where x.id = v.collection_id;
+
+  -- Table locks before row locks: a TRUNCATE that waited for this claim's job rows while the claim waited for the table would be a deadlock.
+  begin
+    execute format('lock table %s in access share mode nowait', c.source_table);
+    execute format('lock table %s in access share mode nowait', v.vector_table);
+  exception when lock_not_available then
+    return jsonb_build_object('reason', 'busy', 'jobs', '[]'::jsonb);
+  end;
+  select * into s from reembed.spaces x where x.id = v.space_id for update;
+  deadline := clock_timestamp() + make_interval(secs => lease_seconds);
+
+  -- A worker that never came back: its reservation counts as spent.
+  update reembed.usage u set state = 'lost', outcome = 'no answer before the lease ended'
+   where u.space_id = s.id and u.state = 'reserved' and u.lease_until < clock_timestamp();
+
+  for priority_now in 0..1 loop
+    select coalesce(array_agg(x.row_id), '{}') into part from (
+      select j.row_id from reembed.jobs j
+       where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
+       order by j.run_at limit max_rows - cardinality(picked)
+       for update skip locked) x;
+    picked := picked || part;
+    exit when cardinality(picked) >= max_rows;
+  end loop;
+
+  update reembed.jobs j
+     set failed_at = clock_timestamp(), lease_token = null, lease_until = null, lease_hash = null,
+         error = coalesce(j.error || '; ', '') || format('given up after %s attempts', j.attempts)
+   where j.version_id = v.id and j.row_id = any (picked) and j.attempts >= reembed.max_attempts();
+  get diagnostics gave_up = row_count;
+  if gave_up > 0 then
+    select coalesce(array_agg(j.row_id), '{}') into picked from reembed.jobs j
+     where j.version_id = v.id and j.row_id = any (picked) and j.failed_at is null;
+  end if;
+
+  -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
+  for found_row in execute format(
+      'select g.row_id, t.%1$I is not null as present, coalesce(case when t.%1$I is not null then %2$s(t) end, '''') as input, %3$s as hash, %4$s as is_current
+         from unnest($1) with ordinality g(row_id, n)
+         left join %5$s t on %6$s%7$s
+         left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
+        order by g.n',
+      c.key_columns[1], v.input_function, reembed.input_hash(v, 't'), reembed.current_condition(v, reembed.input_hash(v, 't')),
+      c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
+    using picked, v.id
+  loop
+    if not found_row.present then
+      gone_rows := gone_rows || found_row.row_id;
+    elsif found_row.is_current then
+      current_rows := current_rows || found_row.row_id;
+    else
+      -- About a token every four bytes of UTF-8: the provider's own server-side estimate.
+      tokens_sum := tokens_sum + octet_length(found_row.input) / 4 + 1;
+      exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
+      rows_given := rows_given || found_row.row_id;
+      hashes_given := hashes_given || found_row.hash;
+      jobs_given := jobs_given || jsonb_build_object('row_id', found_row.row_id, 'input', found_row.input,
+                                                     'hash', encode(found_row.hash, 'hex'), 'tokens', octet_length(found_row.input) / 4 + 1);
+    end if;
+  end loop;
+
+  -- A text that another live lease of this space is buying is left for a second.
+  select coalesce(array_agg(distinct o.lease_hash), '{}') into in_flight
+    from reembed.jobs o
+   where o.lease_hash = any (hashes_given) and o.lease_until > clock_timestamp()
+     and o.version_id in (select x.id from reembed.versions x where x.space_id = s.id);
+  if cardinality(in_flight) > 0 then
+    select coalesce(array_agg(g.row_id) filter (where g.hash = any (in_flight)), '{}'),
+           coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (in_flight)), '{}')
+      into deferred_rows, jobs_given
+      from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
+    update reembed.jobs j set run_at = clock_timestamp() + interval '1 second'
+     where j.version_id = v.id and j.row_id = any (deferred_rows);
+  end if;
+
+  delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
+  update reembed.jobs j
+     set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = decode(g.job ->> 'hash', 'hex'), attempts = j.attempts + 1
+    from unnest(jobs_given) g(job)
+   where j.version_id = v.id and j.row_id = g.job ->> 'row_id';
+  if cardinality(jobs_given) > 0 then
+    select coalesce(sum((g.job ->> 'tokens')::bigint), 0) into tokens_sum from unnest(jobs_given) g(job);
+    insert into reembed.usage (space_id, version_id, purpose, state, inputs, tokens, cost_usd, lease_token, lease_until)
+    values (s.id, v.id, 'document', 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * s.price_per_mtok / 1000000, token, deadline)
+    returning id into usage_id;
+  end if;
+  return jsonb_build_object(
+    'reason', case when cardinality(jobs_given) > 0 then 'work'
+                   when cardinality(current_rows) + cardinality(gone_rows) + gave_up > 0 then 'again'
+                   when cardinality(deferred_rows) > 0 then 'busy'
+                   else 'idle' end,
+    'collection', c.name, 'version', v.number, 'version_id', v.id, 'lease_token', token, 'lease_until', deadline, 'usage_id', usage_id,
+    'space', jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
+                                'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens),
+    'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', cardinality(deferred_rows)),
+    'jobs', to_jsonb(jobs_given));
+end
+$$;
+comment on function reembed.claim(text, int, int, int, int) is
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
+
+create function reembed.complete(
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
+  tokens int[], skipped text[] default null, wait boolean default false
+) returns jsonb
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  v reembed.versions;
+  c reembed.collections;
+  column_type text;
+  in_source boolean;
+  locked text[];
+  locked_hashes bytea[];
+  existing text[];
+  stale_rows text[] := '{}';
+  gone_rows text[] := '{}';
+  busy_rows text[] := '{}';
+  lost_rows text[] := '{}';
+  mine text[] := '{}';
+  free_vectors text[];
+begin
+  if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)
+     or cardinality(row_ids) is distinct from cardinality(tokens)
+     or (complete.skipped is not null and cardinality(row_ids) <> cardinality(complete.skipped)) then
+    raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens and skipped must have the same length', hint = 'One element a row in each.';
+  end if;
+  if wait and cardinality(row_ids) > 1 then
+    raise exception using errcode = 'RE004', message = 'row_ids has more than one element while wait is true',
+      hint = 'A worker waits for a row''s lock only while it holds none: one row a call.';
+  end if;
+  if exists (select from unnest(vectors, complete.skipped) u(vector, why) where (u.vector is null) <> (u.why is not null)) then
+    raise exception using errcode = 'RE004', message = 'vectors and skipped must name exactly one of the two for each row', hint = 'A skipped row has a reason and no vector.';
+  end if;
+  -- Below deadlock_timeout: whatever this call waits for, it gives up before the server looks for deadlocks.
+  perform set_config('lock_timeout', '500ms', true);
+
+  begin
+    -- Held from before the version is read, so that a change of its space waits for this call or is seen by it.
+    lock table reembed.records in row exclusive mode;
+    select * into v from reembed.versions x where x.id = complete.version_id;
+    if not found then
+      raise exception using errcode = 'RE006', message = format('version_id %s is unknown', complete.version_id), hint = 'Pass the version_id that the claim returned.';
+    end if;
+    select * into strict c from reembed.collections x where x.id = v.collection_id;
+    in_source := reembed.stands_in_source(v);
+    if v.space_id <> complete.space_id then
+      return reembed.outcomes(0, row_ids, '{}', '{}', '{}');
+    end if;
+    execute format('lock table %s in %s mode', c.source_table, case when in_source then 'row exclusive' else 'row share' end);
+    execute format('lock table %s in row exclusive mode', v.vector_table);
+
+    execute format(
+        'select coalesce(array_agg(x.row_id), ''{}''), coalesce(array_agg(x.hash), ''{}'')
+           from (select g.row_id, %s as hash from unnest($1) g(row_id) join %s t on %s for %s of t %s) x',
+        reembed.input_hash(v, 't'), c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'),
+        case when in_source or wait then 'no key update' else 'key share' end, case when wait then '' else 'skip locked' end)
+      into locked, locked_hashes using row_ids;
+    if cardinality(locked) < cardinality(row_ids) then
+      execute format('select coalesce(array_agg(g.row_id), ''{}'') from unnest($1) g(row_id) join %s t on %s',
+          c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
+        into existing using row_ids;
+      select coalesce(array_agg(g.row_id) filter (where g.row_id = any (existing)), '{}'),
+             coalesce(array_agg(g.row_id) filter (where g.row_id <> all (existing)), '{}')
+        into busy_rows, gone_rows from unnest(row_ids) g(row_id) where g.row_id <> all (locked);
+    end if;
+
+    select coalesce(array_agg(g.row_id) filter (where decode(g.hash, 'hex') <> l.hash), '{}'),
+           coalesce(array_agg(g.row_id) filter (where decode(g.hash, 'hex') = l.hash), '{}')
+      into stale_rows, locked
+      from unnest(row_ids, hashes) g(row_id, hash) join unnest(locked, locked_hashes) l(row_id, hash) on l.row_id = g.row_id;
+
+    select coalesce(array_agg(x.row_id), '{}') into mine from (
+      select j.row_id from reembed.jobs j
+       where j.version_id = v.id and j.row_id = any (locked) and j.lease_token = complete.lease_token
+       for update skip locked) x;
+    if cardinality(mine) < cardinality(locked) then
+      select coalesce(array_agg(l.row_id) filter (where j.row_id is not null), '{}'),
+             coalesce(array_agg(l.row_id) filter (where j.row_id is null), '{}')
+        into existing, lost_rows
+        from unnest(locked) l(row_id)
+        left join reembed.jobs j on j.version_id = v.id and j.row_id = l.row_id and j.lease_token = complete.lease_token
+       where l.row_id <> all (mine);
+      busy_rows := busy_rows || existing;
+    end if;
+
+    if not in_source then
+      execute format('select coalesce(array_agg(x.row_id), ''{}'') from (select g.row_id from unnest($1) g(row_id) join %s e on %s for update of e skip locked) x',
+          v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id')) into free_vectors using mine;
+      execute format('select coalesce(array_agg(g.row_id), ''{}'') from unnest($1) g(row_id) join %s e on %s where g.row_id <> all ($2)',
+          v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id')) into existing using mine, free_vectors;
+      busy_rows := busy_rows || existing;
+      select coalesce(array_agg(m.row_id), '{}') into mine from unnest(mine) m(row_id) where m.row_id <> all (existing);
+    end if;
+
+    if cardinality(mine) > 0 then
+      select format_type(a.atttypid, a.atttypmod) into column_type
+        from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
+      perform set_config('reembed.completing', v.id::text, true);
+      if in_source then
+        execute format('update %s t set %I = g.vector::%s from unnest($1, $2) g(row_id, vector) where g.row_id = any ($3) and %s',
+            c.source_table, v.vector_column, column_type, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
+          using row_ids, vectors, mine;
+      else
+        execute format('delete from %s e using unnest($1, $2) g(row_id, vector) where g.vector is null and g.row_id = any ($3) and %s',
+            v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
+          using row_ids, vectors, mine;
+        execute format('insert into %1$s (%2$s, %3$I) select %4$s, g.vector::%5$s from unnest($1, $2) g(row_id, vector) join %6$s t on %7$s
+                         where g.vector is not null and g.row_id = any ($3) on conflict (%2$s) do update set %3$I = excluded.%3$I',
+            v.vector_table, (select string_agg(format('%I', k), ', ' order by n) from unnest(v.vector_key) with ordinality u(k, n)), v.vector_column,
+            reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
+          using row_ids, vectors, mine;
+      end if;
+      perform set_config('reembed.completing', '', true);
+      insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, skipped)
+      select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, complete.skipped[g.n]
+        from unnest(row_ids, hashes, complete.tokens) with ordinality g(row_id, hash, tokens, n) where g.row_id = any (mine)
+      on conflict on constraint records_pkey do update set content_hash = excluded.content_hash, space_id = excluded.space_id, tokens = excluded.tokens,
+        truncated = excluded.truncated, skipped = excluded.skipped, embedded_at = excluded.embedded_at;
+      -- By its token: a job that a BEFORE trigger of the app has renewed during the update above stays.
+      delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (mine) and j.lease_token = complete.lease_token;
+    end if;
+
+    delete from reembed.jobs j where j.version_id = v.id and j.row_id in (
+      select o.row_id from reembed.jobs o where o.version_id = v.id and o.row_id = any (gone_rows) and o.lease_token = complete.lease_token for update skip locked);
+    -- Stale with its token still there: the change bypassed the triggers. The job goes back to the queue.
+    update reembed.jobs j set lease_token = null, lease_until = null, lease_hash = null, run_at = now(), attempts = greatest(j.attempts - 1, 0)
+     where j.version_id = v.id and j.row_id in (
+       select o.row_id from reembed.jobs o where o.version_id = v.id and o.row_id = any (stale_rows) and o.lease_token = complete.lease_token for update skip locked);
+  exception when lock_not_available then
+    return reembed.outcomes(0, '{}', '{}', '{}', row_ids);
+  end;
+  return reembed.outcomes(cardinality(mine), stale_rows, lost_rows, gone_rows, busy_rows);
+end
+$$;
+comment on function reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean) is
+  'Stores paid vectors ([...] texts, one a row) with their records, each only if its row''s text still has the hash (hex) that was embedded and the lease token still holds the job. Returns { done: count, stale, lost_lease, gone, busy: row ids }. Busy rows are retried one a transaction with wait = true, which waits at most 500 ms. RE004, RE006 on bad arguments.';
+
+create function reembed.outcomes(done int, stale text[], lost_lease text[], gone text[], busy text[]) returns jsonb
+language sql immutable security invoker set search_path = '' as $$
+  select jsonb_build_object('done', done, 'stale', to_jsonb(stale), 'lost_lease', to_jsonb(lost_lease), 'gone', to_jsonb(gone), 'busy', to_jsonb(busy))
+$$;
+comment on function reembed.outcomes(int, text[], text[], text[], text[]) is 'The value that complete returns: outcomes are counted, not thrown.';
+
+create function reembed.fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null) returns jsonb
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  failed int;
+  retried int;
+begin
+  if retry_seconds is not null then
+    perform reembed.check_range('retry_seconds', retry_seconds::numeric, 0, 86400);
+  end if;
+  with taken as (
+    select j.row_id from reembed.jobs j
+     where j.version_id = fail.version_id and j.row_id = any (fail.row_ids) and j.lease_token = fail.lease_token
+     for update skip locked), written as (
+    update reembed.jobs j
+       set lease_token = null, lease_until = null, lease_hash = null, error = left(fail.error, 500),
+           failed_at = case when retry_seconds is null or j.attempts >= reembed.max_attempts() then clock_timestamp() end,
+           run_at = clock_timestamp() + make_interval(secs => coalesce(retry_seconds, 0))
+      from taken where j.version_id = fail.version_id and j.row_id = taken.row_id
+    returning j.failed_at)
+  select count(*) filter (where w.failed_at is not null), count(*) filter (where w.failed_at is null) into failed, retried from written w;
+  return jsonb_build_object('failed', failed, 'retried', retried);
+end
+$$;
+comment on function reembed.fail(int, uuid, text[], text, double precision) is
+  'Ends leased jobs with an error: retry_seconds null fails them for good, else they are due again after that time, until max_attempts is reached. Returns { failed, retried }; jobs that were edited or taken meanwhile count in neither.';
+
+create function reembed.release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0) returns int
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  released int;
+begin
+  perform reembed.check_range('delay_seconds', delay_seconds::numeric, 0, 86400);
+  update reembed.jobs j
+     set lease_token = null, lease_until = null, lease_hash = null, attempts = greatest(j.attempts - 1, 0),
+         run_at = clock_timestamp() + make_interval(secs => delay_seconds)
+   where j.version_id = release.version_id and j.row_id in (
+     select o.row_id from reembed.jobs o
+      where o.version_id = release.version_id and o.lease_token = release.lease_token and (release.row_ids is null or o.row_id = any (release.row_ids))
+      for update skip locked);
+  get diagnostics released = row_count;
+  return released;
+end
+$$;
+comment on function reembed.release(int, uuid, text[], double precision) is
+  'Gives leased jobs back without spending an attempt (a rate limit, a shutdown); due again after delay_seconds. Returns how many.';
+
+create function reembed.settle(usage_id bigint, requests jsonb) returns void
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  reservation reembed.usage;
+begin
+  delete from reembed.usage u where u.id = settle.usage_id and u.state in ('reserved', 'lost') returning u.* into reservation;
+  if not found then
+    raise exception using errcode = 'RE004', message = format('usage_id %s is not an open reservation', coalesce(usage_id::text, 'null')), hint = 'Settle each claim once.';
+  end if;
+  insert into reembed.usage (space_id, version_id, purpose, state, outcome, inputs, stale, tokens, cost_usd, latency_ms)
+  select reservation.space_id, reservation.version_id, reservation.purpose, q.state, q.outcome, q.inputs, q.stale, q.tokens,
+         q.tokens * s.price_per_mtok / 1000000, q.latency_ms
+    from jsonb_to_recordset(requests) q(state text, outcome text, inputs int, stale int, tokens bigint, latency_ms int)
+    join reembed.spaces s on s.id = reservation.space_id;
+end
+$$;
+comment on function reembed.settle(bigint, jsonb) is
+  'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. RE004: the reservation is not open.';
+
+create function reembed.record_query(space_id text, tokens bigint, latency_ms int, outcome text) returns void
+language sql volatile security invoker set search_path = '' as $$
+  insert into reembed.usage (space_id, purpose, state, outcome, inputs, tokens, cost_usd, latency_ms)
+  select s.id, 'query', 'settled', record_query.outcome, 1, record_query.tokens, record_query.tokens * s.price_per_mtok / 1000000, record_query.latency_ms
+    from reembed.spaces s where s.id = record_query.space_id
+$$;
+comment on function reembed.record_query(text, bigint, int, text) is 'Writes one query embedding into the ledger.';
+
+create function reembed.pause_space(space_id text, reason text, seconds double precision default null) returns void
+language plpgsql volatile security invoker set search_path = '' as $$
+begin
+  if seconds is not null then
+    perform reembed.check_range('seconds', seconds::numeric, 0, 31536000);
+  end if;
+  update reembed.spaces s
+     set paused_until = coalesce(clock_timestamp() + make_interval(secs => seconds), 'infinity'), pause_reason = left(reason, 500)
+   where s.id = pause_space.space_id;
+  if not found then
+    raise exception using errcode = 'RE004', message = format('space_id %L is unknown', left(space_id, 100)), hint = 'select id from reembed.spaces lists them.';
+  end if;
+  insert into reembed.events (kind, reason, detail) values ('pause', left(pause_space.reason, 500), jsonb_build_object('space', pause_space.space_id, 'seconds', pause_space.seconds));
+end
+$$;
+comment on function reembed.pause_space(text, text, double precision) is 'No claim in this space for so many seconds, or until resume_space. Keeps every job. RE004: unknown space.';
+
+create function reembed.resume_space(space_id text) returns void
+language plpgsql volatile security invoker set search_path = '' as $$
+begin
+  update reembed.spaces s set paused_until = null, pause_reason = null where s.id = resume_space.space_id;
+  if not found then
+    raise exception using errcode = 'RE004', message = format('space_id %L is unknown', left(space_id, 100)), hint = 'select id from reembed.spaces lists them.';
+  end if;
+  insert into reembed.events (kind, detail) values ('resume', jsonb_build_object('space', resume_space.space_id));
+end
+$$;
+comment on function reembed.resume_space(text) is 'Ends a pause. RE004: unknown space.';
+
+-- The doors for the edge functions: the same functions, for service_role alone.
+
+create function public.reembed_claim(
+  collection text default null, version int default null, max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
+) returns jsonb language sql volatile security definer set search_path = '' as $$
+  select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds)
+$$;
+create function public.reembed_complete(
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false
+) returns jsonb language sql volatile security definer set search_path = '' as $$
+  select reembed.complete(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait)
+$$;
+create function public.reembed_fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null)
+returns jsonb language sql volatile security definer set search_path = '' as $$
+  select reembed.fail(version_id, lease_token, row_ids, error, retry_seconds)
+$$;
+create function public.reembed_release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0)
+returns int language sql volatile security definer set search_path = '' as $$
+  select reembed.release(version_id, lease_token, row_ids, delay_seconds)
+$$;
+create function public.reembed_settle(usage_id bigint, requests jsonb)
+returns void language sql volatile security definer set search_path = '' as $$
+  select reembed.settle(usage_id, requests)
+$$;
+create function public.reembed_record_query(space_id text, tokens bigint, latency_ms int, outcome text)
+returns void language sql volatile security definer set search_path = '' as $$
+  select reembed.record_query(space_id, tokens, latency_ms, outcome)
+$$;
+create function public.reembed_pause_space(space_id text, reason text, seconds double precision default null)
+returns void language sql volatile security definer set search_path = '' as $$
+  select reembed.pause_space(space_id, reason, seconds)
+$$;
+
+do $$
+declare
+  door record;
+begin
+  for door in select p.oid::regprocedure as signature, p.proname from pg_catalog.pg_proc p
+               where p.pronamespace = 'public'::regnamespace
+                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_record_query', 'reembed_pause_space') loop
+    execute format('revoke execute on function %s from public, anon, authenticated', door.signature);
+    execute format('grant execute on function %s to service_role', door.signature);
+    execute format('comment on function %s is %L', door.signature, 'For service_role: reembed.' || substr(door.proname, 9) || ', which documents it.');
+  end loop;
+end
+$$;
+
+revoke execute on all functions in schema reembed from public;

@@ -1,0 +1,233 @@
+-- What a client calls: one match RPC for each version, generated from the registry so that v1's and v2's never differ by accident,
+-- and the route that says which version is active.
+-- Makes: reembed.match_function_sql / create_match_function, public.embedding_route.
+-- Risks: creating a version's RPC drops an older signature of the same name in the same transaction, because an overload breaks both.
+--
+-- The shape of a match RPC, each part of which was measured:
+--   * Space, width and model are literals: anon cannot read the registry. `doctor` compares them.
+--   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside, the distance is
+--     computed once, and the rows are fetched by their place (ctid) in the same snapshot.
+--   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than
+--     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
+--   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
+
+create function reembed.match_function_sql(v reembed.versions) returns text
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  c reembed.collections;
+  s reembed.spaces;
+  vector_type text;
+  distance text;
+  conditions text;
+  source text;
+  unnamed_check text := '';
+begin
+  select * into strict c from reembed.collections where id = v.collection_id;
+  select * into strict s from reembed.spaces where id = v.space_id;
+  select format_type(a.atttypid, a.atttypmod) into vector_type
+    from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
+  distance := format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
+                     case when vector_type like 'extensions.halfvec%' then format('query_embedding::%s', vector_type) else 'query_embedding' end);
+  source := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
+  select coalesce(string_agg(format(' and (filter_%1$s is null or t.%1$I = filter_%1$s)', f), '' order by n), '')
+    into conditions from unnest(c.filter_columns) with ordinality u(f, n);
+  if not v.takes_unnamed and exists (
+       select from reembed.versions o join reembed.spaces os on os.id = o.space_id
+        where o.collection_id = v.collection_id and o.id <> v.id and o.state <> 'retired' and o.space_id <> v.space_id and os.dimensions = s.dimensions) then
+    unnamed_check := format($check$
+  if query_space is null then
+    raise exception using errcode = 'RE002', message = %L, hint = %L;
+  end if;$check$,
+      format('query_space is null: %s has two versions of %s dimensions, so a query vector must name its space', c.name, s.dimensions),
+      format('Embed the query with %s and pass query_space => %L.', s.model, s.id));
+  end if;
+  return format($sql$
+create function public.%1$I(
+  query_embedding extensions.vector,
+  match_threshold double precision default %2$s,
+  match_count integer default 5,
+%3$s  query_space text default null
+) returns table (%4$s, similarity double precision)
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $body$
+#variable_conflict use_column
+declare
+  places tid[];
+  distances double precision[];
+begin
+  if query_embedding is null then
+    raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
+  end if;
+  if query_space is not null and query_space <> %6$L then
+    raise exception using errcode = 'RE002',
+      message = format('query_space is %%s: %1$s searches vectors of %6$s', left(query_space, 100)), hint = %5$L;
+  end if;
+  if extensions.vector_dims(query_embedding) <> %7$s then
+    raise exception using errcode = 'RE001',
+      message = format('query_embedding has %%s dimensions: %1$s searches vectors of %7$s', extensions.vector_dims(query_embedding)), hint = %5$L;
+  end if;%8$s
+  if extensions.vector_norm(query_embedding) = 0 then
+    raise exception using errcode = 'RE003', message = 'query_embedding is a zero vector: it has no direction to compare', hint = %5$L;
+  end if;
+  if match_count is null or match_count not between 1 and 1000 then
+    raise exception using errcode = 'RE004',
+      message = format('match_count is %%s: it must be between 1 and 1000', coalesce(match_count::text, 'null')), hint = 'Pass how many rows you want at most.';
+  end if;
+  if match_threshold is not null and match_threshold not between -1 and 1 then
+    raise exception using errcode = 'RE004',
+      message = format('match_threshold is %%s: it must be between -1 and 1, or null for none', match_threshold), hint = 'A similarity is 1 - cosine distance.';
+  end if;
+
+  perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
+          set_config('hnsw.ef_search', least(1000, greatest(100, 2 * match_count))::text, true),
+          set_config('hnsw.max_scan_tuples', '20000', true);
+
+  select array_agg(n.place), array_agg(n.distance) into places, distances
+    from (select t.ctid as place, %9$s as distance
+            from %10$s where true%11$s
+           order by %9$s limit match_count) n;
+  if coalesce(cardinality(places), 0) < match_count then
+    select array_agg(n.place), array_agg(n.distance) into places, distances
+      from (select x.place, x.distance
+              from (select t.ctid as place, %9$s as distance from %10$s where %12$s is not null%11$s offset 0) x
+             order by x.distance limit match_count) n;
+  end if;
+
+  return query
+    select %13$s, 1 - n.distance
+      from unnest(places, distances) n(place, distance) join %14$s t on t.ctid = n.place
+     where match_threshold is null or 1 - n.distance > match_threshold
+     order by n.distance, %15$s;
+end
+$body$;
+revoke execute on function public.%1$I from public;
+grant execute on function public.%1$I to anon, authenticated, service_role;
+comment on function public.%1$I is %16$L;
+$sql$,
+    v.match_function,
+    v.match_threshold,
+    (select coalesce(string_agg(format(E'  filter_%s %s default null,\n', f, format_type(a.atttypid, null)), '' order by n), '')
+       from unnest(c.filter_columns) with ordinality u(f, n)
+       join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f),
+    (select string_agg(format('%I %s', p, format_type(a.atttypid, null)), ', ' order by n)
+       from unnest(c.public_columns) with ordinality u(p, n)
+       join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = p),
+    format('Embed the query with %s (%s, %s dimensions).', s.model, s.id, s.dimensions),
+    s.id,
+    s.dimensions,
+    unnamed_check,
+    distance,
+    source,
+    conditions,
+    reembed.vector_of(v),
+    (select string_agg(format('t.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
+    c.source_table,
+    reembed.key_list(c, 't'),
+    format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
+           c.name, s.id, s.dimensions));
+end
+$$;
+comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';
+
+create function reembed.create_match_function(version_id int) returns void
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  v reembed.versions;
+  older record;
+begin
+  select * into strict v from reembed.versions where id = create_match_function.version_id;
+  for older in select p.oid::regprocedure as signature from pg_catalog.pg_proc p
+                where p.pronamespace = 'public'::regnamespace and p.proname = v.match_function loop
+    execute format('drop function %s', older.signature);
+  end loop;
+  execute reembed.match_function_sql(v);
+  notify pgrst, 'reload schema';
+end
+$$;
+comment on function reembed.create_match_function(int) is 'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped.';
+
+create function reembed.has_index(v reembed.versions) returns boolean
+language sql stable security invoker set search_path = '' as $$
+  select exists (
+    select from pg_catalog.pg_index i
+      join pg_catalog.pg_class x on x.oid = i.indexrelid
+      join pg_catalog.pg_am m on m.oid = x.relam
+      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+      join pg_catalog.pg_opclass o on o.oid = i.indclass[0]
+     where i.indrelid = v.vector_table and i.indisvalid and m.amname = 'hnsw' and a.attname = v.vector_column and o.opcname like '%cosine_ops')
+$$;
+comment on function reembed.has_index(reembed.versions) is 'Whether a valid HNSW index for cosine distance stands on the version''s vectors.';
+
+create function reembed.index_sql(collection text, version int, build_concurrently boolean default true) returns text
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v constant reembed.versions := reembed.version_numbered(collection, version);
+  index_name constant text := left((select relname from pg_catalog.pg_class where oid = v.vector_table), 40) || '_' || left(v.vector_column, 17) || '_hnsw';
+begin
+  return format('create index %s if not exists %I on %s using hnsw (%I extensions.%s)',
+    case when build_concurrently then 'concurrently' else '' end, index_name, v.vector_table, v.vector_column,
+    (select case when format_type(a.atttypid, null) = 'extensions.halfvec' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end
+       from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column));
+end
+$$;
+comment on function reembed.index_sql(text, int, boolean) is
+  'The statement that builds a version''s HNSW index. Concurrently it must be run by itself, outside a transaction, over a direct connection.';
+
+create function reembed.pending(v reembed.versions) returns bigint
+language sql stable security invoker set search_path = '' as $$
+  select count(*) from reembed.jobs j where j.version_id = v.id and j.priority = 1 and j.failed_at is null
+$$;
+comment on function reembed.pending(reembed.versions) is 'How many backfill jobs of a version are not done.';
+
+create function reembed.coverage(v reembed.versions) returns double precision
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  c reembed.collections;
+  rows_total bigint;
+  rows_pending bigint;
+begin
+  select * into strict c from reembed.collections where id = v.collection_id;
+  select greatest(x.reltuples, 0)::bigint into rows_total from pg_catalog.pg_class x where x.oid = c.source_table;
+  if rows_total < 10000 then
+    execute format('select count(*) from %s', c.source_table) into rows_total;
+  end if;
+  if not v.maintained then
+    return 0;
+  end if;
+  select count(*) into rows_pending from reembed.jobs j where j.version_id = v.id and j.priority = 1;
+  return case when rows_total = 0 then 1 else greatest(0, 1 - rows_pending::double precision / rows_total) end;
+end
+$$;
+comment on function reembed.coverage(reembed.versions) is
+  'The share (0 to 1) of a collection''s rows that a version does not still have to load; above ten thousand rows the total is the planner''s estimate.';
+
+create function public.embedding_route(collection text, version int default null) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  c constant reembed.collections := reembed.collection_named(embedding_route.collection);
+  v reembed.versions;
+  s reembed.spaces;
+begin
+  if embedding_route.version is null then
+    select * into strict v from reembed.versions x where x.id = c.active_version;
+  else
+    v := reembed.version_numbered(c.name, embedding_route.version);
+    if v.state = 'retired' then
+      raise exception using errcode = 'RE010', message = format('version %s of collection %s was finalized', v.number, c.name),
+        hint = 'Name no version to search the active one.';
+    end if;
+  end if;
+  select * into strict s from reembed.spaces x where x.id = v.space_id;
+  return jsonb_build_object(
+    'collection', c.name, 'version', v.number, 'active', v.id = c.active_version, 'space', s.id, 'provider', s.provider, 'model', s.model,
+    'dimensions', s.dimensions, 'distance', s.distance, 'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix,
+    'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'threshold', v.match_threshold)
+    || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
+            else jsonb_build_object('coverage', reembed.coverage(v)) end;
+end
+$$;
+comment on function public.embedding_route(text, int) is
+  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, threshold } and, while it is not fully loaded, coverage (0 to 1). Public and read-only. RE005, RE006: unknown; RE010: finalized.';
+revoke execute on function public.embedding_route(text, int) from public;
+grant execute on function public.embedding_route(text, int) to anon, authenticated, service_role;
+
+revoke execute on all functions in schema reembed from public;

@@ -1,0 +1,124 @@
+-- The course chatbot: sections of course pages, searched with 384 dimensions and moved to 1536.
+-- Makes: public.course_content where it is missing and adopts it where it exists: rows, ids, vectors and the calls of
+-- match_course_content(query_embedding, match_threshold, match_count) stay as they are; the function is replaced by one that uses the index.
+-- Risks: on an existing table RLS is switched on (anyone reads, service_role writes), writers wait while the records of existing vectors
+-- are written, and an ivfflat index gives way to HNSW when the table is small enough to build it here (10,000 rows).
+
+create table if not exists public.course_content (
+  id uuid primary key default gen_random_uuid(),
+  title text not null,
+  content text not null,
+  url text,
+  content_type text,
+  part_id text,
+  module_id text,
+  parent_id uuid,
+  importance real default 0.7,
+  embedding extensions.vector(384)
+);
+comment on table public.course_content is 'One section of a course page a row; url carries a fragment only where a browser lands on the section.';
+alter table public.course_content add column if not exists embedding_1536 extensions.vector(1536);
+create index if not exists course_content_url_idx on public.course_content (url);
+create index if not exists course_content_parent_id_idx on public.course_content (parent_id);
+
+alter table public.course_content enable row level security;
+revoke all on public.course_content from public, anon, authenticated;
+grant select on public.course_content to anon, authenticated;
+grant select, insert, update, delete, truncate on public.course_content to service_role;
+drop policy if exists "anyone reads course content" on public.course_content;
+create policy "anyone reads course content" on public.course_content for select to anon, authenticated using (true);
+
+create or replace function reembed.course_content_input(content public.course_content) returns text
+language sql immutable security invoker set search_path = '' as $$
+  select coalesce(content.title, '') || E'\n\n' || coalesce(content.content, '')
+$$;
+comment on function reembed.course_content_input(public.course_content) is 'The text of a section that is embedded: its title, an empty line, its content.';
+revoke execute on function reembed.course_content_input(public.course_content) from public;
+
+do $$
+declare
+  small constant int := 10000;
+  old_width int;
+  old_space text;
+  new_space text;
+  row_total bigint;
+  has_vectors boolean;
+  is_adopted boolean;
+  v1 int;
+  v2 int;
+  step jsonb;
+  old_index record;
+begin
+  select a.atttypmod into old_width from pg_catalog.pg_attribute a
+   where a.attrelid = 'public.course_content'::regclass and a.attname = 'embedding';
+  select count(*), coalesce(bool_or(c.embedding is not null), false) into row_total, has_vectors from public.course_content c;
+  is_adopted := exists (select from pg_catalog.pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = 'match_course_content');
+
+  new_space := reembed.add_space('openai', 'text-embedding-3-small', 1536, 0.02, 0.25);
+  old_space := case
+    when old_width = 1536 then reembed.add_space('openai', 'text-embedding-ada-002', 1536, 0.10, 0.75)
+    -- Vectors that somebody else's program made: they are searched as they are, and nothing here can make more of them.
+    when has_vectors then reembed.add_space('external', 'sentence-transformers', old_width, 0, 0.5)
+    else reembed.add_space('supabase', 'gte-small', 384, 0, 0.75, 512)
+  end;
+  perform reembed.add_collection('course_content', 'public.course_content',
+    public_columns => array['id', 'title', 'content', 'url', 'content_type'],
+    filter_columns => array['content_type', 'part_id', 'module_id'], key_columns => array['id']);
+  v1 := reembed.add_version('course_content', old_space, 'embedding', 'reembed.course_content_input', match_threshold => 0.5, takes_unnamed => is_adopted);
+  v2 := reembed.add_version('course_content', new_space, 'embedding_1536', 'reembed.course_content_input');
+  if old_space like 'external/%' then
+    perform reembed.pause_space(old_space, 'these vectors were brought from elsewhere: no provider here can make more of them');
+  end if;
+
+  if row_total <= small then
+    execute reembed.index_sql('course_content', 1, build_concurrently => false);
+    execute reembed.index_sql('course_content', 2, build_concurrently => false);
+    for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
+                       join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
+                      where i.indrelid = 'public.course_content'::regclass and m.amname = 'ivfflat' loop
+      execute format('drop index %s', old_index.name);
+    end loop;
+  else
+    raise notice 'course_content has % rows: build its index with: reembed index --collection course_content', row_total;
+  end if;
+
+  perform reembed.start_loading('course_content', 1);
+  perform reembed.adopt_vectors(v1);
+  loop
+    step := reembed.enqueue_missing(v1, step ->> 'last');
+    exit when step ->> 'last' is null;
+  end loop;
+  perform reembed.finish_enqueueing('course_content', 1);
+  perform reembed.advance('course_content', 1);
+end
+$$;
+
+create function reembed.apply_course_page(upserts jsonb, deletes uuid[]) returns jsonb
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  written int;
+  deleted int;
+begin
+  delete from public.course_content c where c.id = any (deletes);
+  get diagnostics deleted = row_count;
+  insert into public.course_content as c (id, title, content, url, content_type, part_id, module_id, parent_id, importance)
+  select r.id, r.title, r.content, r.url, r.content_type, r.part_id, r.module_id, r.parent_id, coalesce(r.importance, 0.7)
+    from jsonb_to_recordset(upserts) r(id uuid, title text, content text, url text, content_type text, part_id text, module_id text, parent_id uuid, importance real)
+   order by r.id
+  on conflict (id) do update set title = excluded.title, content = excluded.content, url = excluded.url, content_type = excluded.content_type,
+    part_id = excluded.part_id, module_id = excluded.module_id, parent_id = excluded.parent_id;
+  get diagnostics written = row_count;
+  return jsonb_build_object('written', written, 'deleted', deleted);
+end
+$$;
+comment on function reembed.apply_course_page(jsonb, uuid[]) is
+  'Writes the changed sections of one page and removes the vanished ones in one transaction; importance is kept where a row exists. Returns { written, deleted }.';
+
+create function public.reembed_apply_course_page(upserts jsonb, deletes uuid[]) returns jsonb
+language sql volatile security definer set search_path = '' as $$ select reembed.apply_course_page(upserts, deletes) $$;
+comment on function public.reembed_apply_course_page(jsonb, uuid[]) is 'For service_role: reembed.apply_course_page, which documents it.';
+revoke execute on function public.reembed_apply_course_page(jsonb, uuid[]) from public, anon, authenticated;
+grant execute on function public.reembed_apply_course_page(jsonb, uuid[]) to service_role;
+
+revoke execute on all functions in schema reembed from public;
+notify pgrst, 'reload schema';
