@@ -123,6 +123,13 @@ $$;
 comment on function reembed.enqueue_clause() is
   'SQL text that ends every enqueue of an edit: the job is always written, at the front of the queue, and its lease is cleared.';
 
+create function reembed.vector_differs(v reembed.versions) returns text
+language sql immutable security invoker set search_path = '' as $$
+  -- The operator by its schema: `is distinct from` would look for it in the search path.
+  select format('coalesce(old.%1$I operator(extensions.<>) new.%1$I, (old.%1$I is null) <> (new.%1$I is null))', v.vector_column)
+$$;
+comment on function reembed.vector_differs(reembed.versions) is 'SQL text of the condition that the vector of a row differs between old and new.';
+
 create function reembed.trigger_function_sql(v reembed.versions) returns text
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -132,8 +139,7 @@ begin
   select * into c from reembed.collections where id = v.collection_id;
   if reembed.stands_in_source(v) then
     -- Another hand than complete: the flag is set by complete around its own update, and hides nothing but the vector.
-    vector_changed := format('old.%1$I is distinct from new.%1$I and coalesce(current_setting(''reembed.completing'', true), '''') <> %2$L',
-                             v.vector_column, v.id::text);
+    vector_changed := format('coalesce(current_setting(''reembed.completing'', true), '''') <> %L and %s', v.id::text, reembed.vector_differs(v));
   end if;
   return format($sql$
 create or replace function reembed.track_version_%1$s() returns trigger
@@ -210,7 +216,7 @@ begin
     changed_ids := array[%6$s];
   elsif tg_op = 'DELETE' then
     changed_ids := array[%5$s];
-  elsif old.%7$I is distinct from new.%7$I then
+  elsif %7$s then
     changed_ids := array[%5$s, %6$s];
   elsif %5$s <> %6$s then
     -- The vector moved with its row, whose own trigger moves the record: the claim finds out that nothing has to be bought.
@@ -229,7 +235,7 @@ $body$;
 revoke execute on function reembed.track_vectors_%1$s() from public;
 $sql$,
     v.id, v.id::text, reembed.key_of(c.key_columns, 't'), c.source_table,
-    reembed.key_of(v.vector_key, 'old'), reembed.key_of(v.vector_key, 'new'), v.vector_column, reembed.enqueue_clause());
+    reembed.key_of(v.vector_key, 'old'), reembed.key_of(v.vector_key, 'new'), reembed.vector_differs(v), reembed.enqueue_clause());
 end
 $$;
 comment on function reembed.vector_trigger_function_sql(reembed.versions) is
