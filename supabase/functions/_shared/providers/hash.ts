@@ -16,7 +16,7 @@ const WORD = /[\p{L}\p{M}\p{N}]+/gu;
 /** Weights of the kinds of features: a word says more than its neighbourhood, and that more than each of its many pieces. */
 const WORD_WEIGHT = 1;
 const BIGRAM_WEIGHT = 0.7;
-const NGRAM_WEIGHT = 0.35;
+const NGRAM_WEIGHT = 0.6;
 const NGRAM_SIZES = [3, 4];
 
 /** One seed a kind, so that a word of three letters is not the same feature as a 3-gram. */

@@ -45,7 +45,7 @@ export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
     logLevel: "off",
     organization: null,
     project: null,
-    ...(options.fetch === undefined ? {} : { fetch: options.fetch }),
+    fetch: sendingOnce(options.fetch ?? fetch),
   });
 
   return makeEmbedder(space, async (texts, signal) => {
@@ -54,6 +54,24 @@ export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
     const { response, body } = await send(client, exchange);
     return readAnswer(exchange, body, response.headers.get("x-request-id") ?? undefined);
   });
+}
+
+/**
+ * A fetch that sends a request once. Deno's own sends a POST again, unasked, when a reused connection breaks before the answer: the work
+ * may have been done by then, and is paid twice without anyone knowing. A body that is a stream cannot be sent again, so it does not.
+ */
+function sendingOnce(send: typeof fetch): typeof fetch {
+  return (url, init) => {
+    if (typeof init?.body !== "string") return send(url, init);
+    // Without `credentials: omit` the fetch standard turns a 401 to a streamed body into a network error.
+    const streamed = {
+      ...init,
+      body: new Blob([init.body]).stream(),
+      duplex: "half",
+      credentials: "omit",
+    } as const;
+    return send(url, streamed);
+  };
 }
 
 interface Exchange {
