@@ -31,7 +31,7 @@ port=54329
 while (($#)); do
   case $1 in
     start | stop | status) command=$1 ;;
-    --port) port=${2:?postgres: --port needs a number} && shift ;;
+    --port) port=${2:-} && shift $(($# > 1)) ;;
     --port=*) port=${1#*=} ;;
     *) say 'usage: npm run postgres -- [start|stop|status] [--port 54329]' && exit 2 ;;
   esac
@@ -42,8 +42,9 @@ done
   exit 2
 }
 
-if ((EUID == 0)); then default_home=/var/lib/reembed/postgres-17; else default_home=${XDG_CACHE_HOME:-$HOME/.cache}/reembed/postgres-17; fi
-readonly home=${REEMBED_POSTGRES_HOME:-$default_home}
+readonly shared_home=/var/lib/reembed/postgres-17
+if ((EUID == 0)); then home=$shared_home; else home=${XDG_CACHE_HOME:-$HOME/.cache}/reembed/postgres-17; fi
+readonly home=${REEMBED_POSTGRES_HOME:-$home}
 readonly log=$home/postgres-$port.log
 readonly url=postgresql://supabase_admin:postgres@127.0.0.1:$port/postgres
 
@@ -68,7 +69,7 @@ locate() {
   root=''
   if bin=$(own_bin); then
     data=$home/data-$port
-  elif [[ -x $home/root/usr/lib/postgresql/17/bin/postgres ]]; then
+  elif ((EUID == 0)) && [[ -x $home/root/usr/lib/postgresql/17/bin/postgres ]]; then
     root=$home/root
     bin=/usr/lib/postgresql/17/bin
     data=/var/lib/postgresql/data-$port
@@ -92,18 +93,40 @@ as_server() {
 
 # --- Is it up?
 
-# The process that runs on our data, from the pid file, which outlives a killed server: the number may be another program's by now.
+# The server's process, from the file that a complete start leaves. It outlives a killed server, so the number may be another program's
+# by now, or a dead process that nobody has collected. What root started counts for others too.
 server_pid() {
-  local pid
-  pid=$(head -n 1 "$home/pid-$port" 2>/dev/null) || return 1
-  [[ $pid =~ ^[0-9]+$ && $(cat "/proc/$pid/comm" 2>/dev/null) == postgres ]] && printf '%s' "$pid"
+  local directory pid
+  for directory in "$home" "$shared_home"; do
+    pid=$(cat "$directory/pid-$port" 2>/dev/null) || continue
+    [[ $pid =~ ^[0-9]+$ && $(cat "/proc/$pid/comm" 2>/dev/null) == postgres ]] || continue
+    ! grep -q '^State:[[:space:]]*Z' "/proc/$pid/status" || continue
+    printf '%s' "$pid"
+    return
+  done
+  return 1
 }
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
-# The file with the number is written once everything is made, so a start that was cut off does not look like a server.
 healthy() { server_pid >/dev/null && listening; }
 
+# The processes that run in our data directory: of a server, or what outlived one that was killed.
+processes_on_data() {
+  local process
+  for process in /proc/[0-9]*; do
+    if [[ $process/cwd -ef ${root}${data} ]]; then printf '%s\n' "${process#/proc/}"; fi
+  done
+}
+# The same as `healthy` for a start that was cut off before it left its file.
+postmaster_pid() {
+  local pid
+  pid=$(head -n 1 "${root}${data}/postmaster.pid" 2>/dev/null) || return 1
+  [[ $pid =~ ^[0-9]+$ && /proc/$pid/cwd -ef ${root}${data} ]] && printf '%s' "$pid"
+}
+
 report() {
-  say "PostgreSQL 17 is running on 127.0.0.1:$port (process $(server_pid), log $log). The tests find it by themselves, or by:"
+  local log_note=''
+  if [[ -e $log ]]; then log_note=", log $log"; fi
+  say "PostgreSQL 17 is running on 127.0.0.1:$port (process $(server_pid)$log_note). The tests find it on port 54329, or by:"
   printf 'export TEST_DATABASE_URL=%s\n' "$url"
 }
 
@@ -139,8 +162,9 @@ install_root() {
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | awk 'NR == 1')
   include=$(IFS=,; printf '%s' "${PACKAGES[*]}")
   rm -rf --one-file-system "$partial"
+  # It keeps the lock: should this script be killed, the next call waits until it has ended too.
   in_mount_namespace debootstrap --variant=minbase --include="$include" "$RELEASE" "$partial" ${mirror:+"$mirror"} \
-    >"$home/debootstrap.log" 2>&1 9>&- ||
+    >"$home/debootstrap.log" 2>&1 ||
     fail "debootstrap failed; the end of $home/debootstrap.log:" "$(tail -n 5 "$home/debootstrap.log")"
   rm -rf "$partial"/var/cache/apt/archives/*.deb "$partial"/var/lib/postgresql/17
   # The rename is the mark of a root that is whole.
@@ -165,7 +189,7 @@ make_data() {
 
 start_server() {
   local start=("$bin/pg_ctl" start -D "$data" -w -t 60 -s -l "$data/server.log" -o "-p $port")
-  cp "$here/postgres/postgresql.conf" "${root}${data}/postgresql.conf"
+  cp "$here/postgres/postgresql.conf" "${root}${data}/postgresql.conf" || return
   ln -sf "${root}${data}/server.log" "$log"
   if [[ -z $root ]]; then
     as_server "${start[@]}"
@@ -194,49 +218,68 @@ prepare() {
   fi
 }
 
-start() {
-  mkdir -p "$home"
-  chmod 755 "$home"
+# Removes what a killed server leaves: processes that have not noticed yet, and its pid file, whose number may be taken again.
+clean_up_after_crash() {
+  local pid
+  for pid in $(processes_on_data); do kill -KILL "$pid" 2>/dev/null || true; done
+  while [[ -n $(processes_on_data) ]]; do sleep 0.1; done
+  rm -f "${root}${data}/postmaster.pid"
+}
+
+lock() {
+  mkdir -p "$home" 2>/dev/null && [[ -w $home ]] ||
+    fail "$home is not yours to write to." 'Set REEMBED_POSTGRES_HOME to a directory of your own.'
   exec 9>"$home/lock"
   flock 9
+}
+
+start() {
+  lock
   # Another call may have started it while this one waited.
   if healthy; then return; fi
   rm -f "$home/pid-$port"
-  if ! locate; then
-    install_server
-    locate || fail 'the installation left no server program behind; see the messages above.'
-  fi
-  [[ -e ${root}${data}/PG_VERSION ]] || make_data
-  if as_server "$bin/pg_ctl" status -D "$data" >/dev/null; then
+  if locate && postmaster_pid >/dev/null; then
     say 'postgres: the server runs, from a start that was cut off'
   elif listening; then
     fail "another program listens on 127.0.0.1:$port." "Choose another port: npm run postgres -- --port $((port + 1))"
-  elif say "postgres: starting PostgreSQL on 127.0.0.1:$port" && ! start_server; then
-    # It waits for no disk, so a machine that lost its power leaves data that do not start. They are a test's: make them anew.
-    say 'postgres: the data of the last run do not start; making them anew'
-    make_data
-    start_server || fail "the server does not start; the end of $log:" "$(tail -n 10 "${root}${data}/server.log" 2>&1)"
+  else
+    if ! locate; then
+      install_server
+      locate || fail 'the installation left no server program behind; see the messages above.'
+    fi
+    clean_up_after_crash
+    [[ -e ${root}${data}/PG_VERSION ]] || make_data
+    say "postgres: starting PostgreSQL on 127.0.0.1:$port"
+    if ! start_server; then
+      # It waits for no disk, so a machine that lost its power leaves data that do not start. They are a test's: make them anew.
+      say 'postgres: the data of the last run do not start; making them anew'
+      make_data
+      start_server || fail "the server does not start; the end of $log:" "$(tail -n 10 "${root}${data}/server.log" 2>&1)"
+    fi
   fi
   prepare
-  head -n 1 "${root}${data}/postmaster.pid" >"$home/pid-$port.new"
+  postmaster_pid >"$home/pid-$port.new"
   mv "$home/pid-$port.new" "$home/pid-$port"
 }
 
 stop() {
-  [[ -d $home ]] && locate || fail 'no server was installed by this script.'
-  exec 9>"$home/lock"
-  flock 9
-  if server_pid >/dev/null; then
+  lock
+  locate || fail 'this user has installed no server.'
+  if postmaster_pid >/dev/null; then
     as_server "$bin/pg_ctl" stop -D "$data" -m fast -w -s
     say "postgres: stopped the server on port $port"
   else
-    say "postgres: no server is running on port $port"
+    say "postgres: no server of this user is running on port $port"
   fi
   rm -f "$home/pid-$port"
 }
 
 case $command in
-  start) if ! healthy; then start; fi && report ;;
+  start)
+    # Not `healthy || start`: that would switch `set -e` off inside.
+    if ! healthy; then start; fi
+    report
+    ;;
   stop) stop ;;
   status) if healthy; then report; else fail "not running on port $port." 'Start it: npm run postgres'; fi ;;
 esac
