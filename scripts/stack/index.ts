@@ -14,7 +14,7 @@ import { generateKeys, projectKeys } from "./keys.ts";
 import { lockFolder, type RunningStack, readRunningStack as readLock } from "./lock.ts";
 import { listen } from "./port.ts";
 import { createRestApi } from "./rest.ts";
-import { createSupabaseRoles, openAuthFunctions } from "./supabase-roles.ts";
+import { createSupabaseRoles, mayMakeAuthSchema, openAuthFunctions } from "./supabase-roles.ts";
 import { startTicker } from "./ticker.ts";
 
 export type { RunningStack } from "./lock.ts";
@@ -103,10 +103,14 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
 
     const rest = createRestApi(database, keys);
     started.defer(() => rest.stop());
-    await withClient(database.url, createSupabaseRoles);
-    await rest.createAuthSchema();
+    const makesAuth = await withClient(database.url, async (client) => {
+      await createSupabaseRoles(client);
+      return mayMakeAuthSchema(client);
+    });
+    if (makesAuth) await rest.createAuthSchema();
+    else onLog("the schema auth belongs to another role and stays as it is: users sign in at its own server");
     const { migrations, hasCron } = await withClient(database.url, async (client) => {
-      await openAuthFunctions(client);
+      if (makesAuth) await openAuthFunctions(client);
       const migrations = await applyMigrations(client, options.migrationsDirectory);
       const cron = await client.query("select from pg_catalog.pg_extension where extname = 'pg_cron'");
       return { migrations, hasCron: cron.rows.length > 0 };

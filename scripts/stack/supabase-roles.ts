@@ -10,21 +10,33 @@ export async function createSupabaseRoles(client: ClientBase): Promise<void> {
   await client.query(`
     do $$
     begin
-      create schema if not exists extensions;
-      if exists (select from pg_catalog.pg_roles where rolname = 'anon') then
-        return;
+      if not exists (select from pg_catalog.pg_roles where rolname = 'anon') then
+        create role anon nologin noinherit;
+        create role authenticated nologin noinherit;
+        create role service_role nologin noinherit bypassrls;
+        create role authenticator nologin noinherit;
+        grant anon, authenticated, service_role to authenticator;
+        grant usage on schema public to anon, authenticated, service_role;
+        alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
+        alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
+        alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
       end if;
-      create role anon nologin noinherit;
-      create role authenticated nologin noinherit;
-      create role service_role nologin noinherit bypassrls;
-      create role authenticator nologin noinherit;
-      grant anon, authenticated, service_role to authenticator;
-      grant usage on schema public, extensions to anon, authenticated, service_role;
-      alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
-      alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
-      alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
+      if not exists (select from pg_catalog.pg_namespace where nspname = 'extensions') then
+        create schema extensions;
+        grant usage on schema extensions to anon, authenticated, service_role;
+      end if;
     end
     $$;`);
+}
+
+/**
+ * Whether the schema `auth` is ours to make: false where it belongs to another role, as on a Supabase, whose own auth server made it.
+ */
+export async function mayMakeAuthSchema(client: ClientBase): Promise<boolean> {
+  const { rows } = await client.query<{ ours: boolean }>(
+    `select pg_catalog.pg_get_userbyid(nspowner) = current_user as ours from pg_catalog.pg_namespace where nspname = 'auth'`,
+  );
+  return rows[0]?.ours ?? true;
 }
 
 /** Lets policies call `auth.uid()` and its like as the caller; the tables of the schema stay closed. Run it once the schema exists. */

@@ -7,13 +7,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createClient, FunctionsHttpError } from "@supabase/supabase-js";
-import { Client } from "pg";
+import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { readRunningStack, type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
-import { createDatabase, describePostgres } from "../support/postgres.ts";
+import { adminUrl, connect, createDatabase, describePostgres } from "../support/postgres.ts";
 
 const SCHEMA = `
   create extension if not exists vector with schema extensions;
+  grant usage on schema extensions to anon, authenticated, service_role;
   create table public.notes (
     id int generated always as identity primary key,
     owner uuid default auth.uid(),
@@ -88,9 +89,36 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe("on PGlite", () => behavesLikeSupabase(async () => "memory"));
 
-describePostgres("on PostgreSQL", () =>
-  behavesLikeSupabase(async () => ({ url: (await createDatabase({ migrated: false })).url })),
-);
+describePostgres("on PostgreSQL", () => {
+  const name = `reembed_stack_${crypto.randomUUID().slice(0, 8)}`;
+
+  /** A bare database of a role that is no superuser: what DATABASE_URL is on most machines. */
+  const bareDatabase = async () => {
+    const template = await createDatabase({ migrated: false });
+    await query(template.adminUrl, `create database ${name} owner postgres template template0`);
+    // pgvector is made by the machine's administrator: it is no trusted extension.
+    await query(
+      onDatabase(template.adminUrl, name),
+      "create schema extensions authorization postgres; create extension vector schema extensions",
+    );
+    return { url: onDatabase(template.url, name) };
+  };
+  afterAll(() => query(adminUrl(), `drop database if exists ${name} with (force)`));
+
+  behavesLikeSupabase(bareDatabase);
+
+  test("a database that has Supabase's own auth schema keeps it as it is", async () => {
+    const { url } = await createDatabase({ migrated: false });
+    const authTables = `select relname from pg_class where relnamespace = 'auth'::regnamespace order by 1`;
+    const before = await query(url, authTables);
+    const stateDirectory = join(folder, "state of another");
+    const stack = await startStack({ ...options, stateDirectory, database: { url } });
+    const client = createClient(stack.url, stack.publishableKey, { auth: { persistSession: false } });
+    expect((await client.rpc("whoami")).data).toEqual({ role: "anon", uid: null });
+    expect(await query(url, authTables)).toEqual(before);
+    await stack.stop();
+  });
+});
 
 function behavesLikeSupabase(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
   let stack: Stack;
@@ -344,13 +372,27 @@ describe("one stack at a time", () => {
 });
 
 async function withDatabase<T>(stack: Stack, work: (database: Client) => Promise<T>): Promise<T> {
-  const database = new Client({ connectionString: stack.databaseUrl });
-  await database.connect();
+  const database = await connect(stack.databaseUrl);
   try {
     return await work(database);
   } finally {
     await database.end();
   }
+}
+
+async function query(url: string, sql: string): Promise<unknown[]> {
+  const database = await connect(url);
+  try {
+    return (await database.query(sql)).rows;
+  } finally {
+    await database.end();
+  }
+}
+
+function onDatabase(url: string, name: string): string {
+  const changed = new URL(url);
+  changed.pathname = name;
+  return changed.href;
 }
 
 function scriptUrl(name: string): string {
