@@ -1,4 +1,6 @@
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import OpenAI from "openai";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type FakeOpenAI, type FakeOpenAIOptions, startFakeOpenAI } from "../support/fake-openai.ts";
@@ -329,4 +331,22 @@ describe("the rate limit", () => {
     expect(tooLarge.json.error.message).toMatch(/^Request too large/);
     expect(tooLarge.response.headers.get("retry-after")).toBeNull();
   });
+});
+
+test("runs alone and prints what a client needs", async () => {
+  const alone = spawn(process.execPath, ["test/support/fake-openai.ts", "--port", "0"]);
+  try {
+    let printed = "";
+    alone.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+      printed += chunk;
+    });
+    await expect.poll(() => printed).toMatch(/OPENAI_API_KEY=\S+\n/);
+    const [, baseURL] = /OPENAI_BASE_URL=(\S+)/.exec(printed) ?? [];
+    const [, apiKey] = /OPENAI_API_KEY=(\S+)/.exec(printed) ?? [];
+    const models = await new OpenAI({ apiKey, baseURL }).models.list();
+    expect(models.data).not.toEqual([]);
+  } finally {
+    alone.kill();
+    await once(alone, "exit");
+  }
 });

@@ -63,13 +63,7 @@ export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
 function sendingOnce(send: typeof fetch): typeof fetch {
   return (url, init) => {
     if (typeof init?.body !== "string") return send(url, init);
-    // Without `credentials: omit` the fetch standard turns a 401 to a streamed body into a network error.
-    const streamed = {
-      ...init,
-      body: new Blob([init.body]).stream(),
-      duplex: "half",
-      credentials: "omit",
-    } as const;
+    const streamed = { ...init, body: new Blob([init.body]).stream(), duplex: "half" } as const;
     return send(url, streamed);
   };
 }
