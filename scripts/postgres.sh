@@ -126,7 +126,7 @@ postmaster_pid() {
 report() {
   local log_note=''
   if [[ -e $log ]]; then log_note=", log $log"; fi
-  say "PostgreSQL 17 is running on 127.0.0.1:$port (process $(server_pid)$log_note). The tests find it on port 54329, or by:"
+  say "PostgreSQL 17 is running on 127.0.0.1:$port (process $(server_pid)$log_note). What to tell the tests, which look on port 54329 by themselves:"
   printf 'export TEST_DATABASE_URL=%s\n' "$url"
 }
 

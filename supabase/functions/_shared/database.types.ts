@@ -1,0 +1,146 @@
+// Written by "npm run types" from the migrations. Do not edit.
+
+export type Json = string | number | boolean | null | { [key: string]: Json | undefined } | Json[];
+
+export type Database = {
+  public: {
+    Tables: {
+      course_content: {
+        Row: {
+          content: string;
+          content_type: string | null;
+          embedding: string | null;
+          embedding_1536: string | null;
+          id: string;
+          importance: number | null;
+          module_id: string | null;
+          parent_id: string | null;
+          part_id: string | null;
+          title: string;
+          url: string | null;
+        };
+        Insert: {
+          content: string;
+          content_type?: string | null;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          id?: string;
+          importance?: number | null;
+          module_id?: string | null;
+          parent_id?: string | null;
+          part_id?: string | null;
+          title: string;
+          url?: string | null;
+        };
+        Update: {
+          content?: string;
+          content_type?: string | null;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          id?: string;
+          importance?: number | null;
+          module_id?: string | null;
+          parent_id?: string | null;
+          part_id?: string | null;
+          title?: string;
+          url?: string | null;
+        };
+        Relationships: [];
+      };
+    };
+    Views: { [_ in never]: never };
+    Functions: {
+      embedding_route: { Args: { collection: string; version?: number }; Returns: Json };
+      match_course_content: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_content_type?: string;
+          filter_part_id?: string;
+          filter_module_id?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          url: string;
+          content_type: string;
+          similarity: number;
+        }[];
+      };
+      match_course_content_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_content_type?: string;
+          filter_part_id?: string;
+          filter_module_id?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          url: string;
+          content_type: string;
+          similarity: number;
+        }[];
+      };
+      reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
+      reembed_claim: {
+        Args: {
+          collection?: string;
+          version?: number;
+          max_rows?: number;
+          max_tokens?: number;
+          lease_seconds?: number;
+        };
+        Returns: Json;
+      };
+      reembed_complete: {
+        Args: {
+          version_id: number;
+          space_id: string;
+          lease_token: string;
+          row_ids: string[];
+          hashes: string[];
+          vectors: string[];
+          tokens: number[];
+          skipped?: string[];
+          wait?: boolean;
+        };
+        Returns: Json;
+      };
+      reembed_enter_slot: { Args: { slots?: number; seconds?: number }; Returns: string };
+      reembed_fail: {
+        Args: {
+          version_id: number;
+          lease_token: string;
+          row_ids: string[];
+          error: string;
+          retry_seconds?: number;
+        };
+        Returns: Json;
+      };
+      reembed_leave_slot: { Args: { token: string }; Returns: undefined };
+      reembed_pause_space: {
+        Args: { space_id: string; reason: string; seconds?: number };
+        Returns: undefined;
+      };
+      reembed_record_query: {
+        Args: { space_id: string; tokens: number; latency_ms: number; outcome: string };
+        Returns: undefined;
+      };
+      reembed_release: {
+        Args: { version_id: number; lease_token: string; row_ids?: string[]; delay_seconds?: number };
+        Returns: number;
+      };
+      reembed_settle: { Args: { usage_id: number; requests: Json }; Returns: undefined };
+    };
+    Enums: { [_ in never]: never };
+    CompositeTypes: { [_ in never]: never };
+  };
+};
