@@ -488,6 +488,16 @@ describe("createEmbedder", () => {
     expect(attempt).toThrow(expect.objectContaining({ code: "provider_unavailable", status: 503 }));
   });
 
+  test.each([
+    ["a key with a line break", { apiKey: "sk-first\nsecond" }, "OPENAI_API_KEY"],
+    ["a base URL without a scheme", { apiKey: "sk-x", baseURL: "localhost:11434" }, "OPENAI_BASE_URL"],
+  ])("refuses %s before anything is sent, without repeating it", (_what, config, name) => {
+    const attempt = () => createEmbedder(SMALL, { openai: config });
+    expect(attempt).toThrow(expect.objectContaining({ code: "provider_unavailable" }));
+    expect(attempt).toThrow(name);
+    expect(attempt).not.toThrow(/first|11434/);
+  });
+
   test("makes the providers that it knows", async () => {
     const hash = createEmbedder(spaceOf("hash", "words-and-ngrams", 384), {});
     expect((await hash.embed(["text"], documents)).vectors[0]).toHaveLength(384);

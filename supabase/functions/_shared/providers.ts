@@ -19,17 +19,8 @@ export interface ProviderConfig {
  */
 export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
   switch (space.provider) {
-    case "openai": {
-      const apiKey = config.openai?.apiKey?.trim();
-      if (!apiKey) {
-        throw unavailable(
-          space,
-          "OPENAI_API_KEY is not set",
-          "Set OPENAI_API_KEY; for a server of your own that asks for no key, any word will do.",
-        );
-      }
-      return createOpenAIEmbedder({ space, apiKey, baseURL: config.openai?.baseURL?.trim() || undefined });
-    }
+    case "openai":
+      return createOpenAIEmbedder({ space, ...readOpenAIConfig(space, config) });
     case "hash":
       if (space.model !== HASH_MODEL) {
         throw unavailable(
@@ -54,6 +45,34 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
         "Known providers: openai, hash, supabase, and external for vectors brought from elsewhere.",
       );
   }
+}
+
+/** Refuses at once what would otherwise look like a broken connection at each request. */
+function readOpenAIConfig(space: Space, { openai }: ProviderConfig) {
+  const apiKey = openai?.apiKey?.trim() ?? "";
+  if (apiKey === "") {
+    throw unavailable(
+      space,
+      "OPENAI_API_KEY is not set",
+      "Set OPENAI_API_KEY; for a server of your own that asks for no key, any word will do.",
+    );
+  }
+  if (!/^[\x21-\x7e]+$/.test(apiKey)) {
+    throw unavailable(
+      space,
+      "OPENAI_API_KEY holds a character that no key has",
+      "Copy the key again, without quotes.",
+    );
+  }
+  const baseURL = openai?.baseURL?.trim() || undefined;
+  if (baseURL !== undefined && !/^https?:\/\//.test(baseURL)) {
+    throw unavailable(
+      space,
+      "OPENAI_BASE_URL is not an http(s) URL",
+      "Give it with its version: http://127.0.0.1:11434/v1",
+    );
+  }
+  return { apiKey, baseURL };
 }
 
 function unavailable(space: Space, what: string, hint: string): ReembedError {
