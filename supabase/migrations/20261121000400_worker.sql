@@ -59,16 +59,22 @@ declare
   token constant uuid := gen_random_uuid();
   deadline timestamptz;
   part text[];
-  picked text[] := '{}';
-  found_row record;
+  picked text[] := array[]::text[];
+  found_id text;
+  found_attempts int;
+  found_input text;
+  found_hash bytea;
+  found_attempts int;
+  is_present boolean;
+  is_current boolean;
   tokens_sum bigint := 0;
-  rows_given text[] := '{}';
-  hashes_given bytea[] := '{}';
+  rows_given text[] := array[]::text[];
+  hashes_given bytea[] := array[]::bytea[];
   in_flight bytea[];
-  current_rows text[] := '{}';
-  gone_rows text[] := '{}';
-  deferred_rows text[] := '{}';
-  jobs_given jsonb[] := '{}';
+  current_rows text[] := array[]::text[];
+  gone_rows text[] := array[]::text[];
+  deferred_rows text[] := array[]::text[];
+  jobs_given jsonb[] := array[]::jsonb[];
   gave_up int := 0;
   usage_id bigint;
 begin
@@ -147,9 +153,10 @@ begin
   end if;
 
   -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
-  for found_row in execute format(
-      'select g.row_id, t.%1$I is not null as present, coalesce(case when t.%1$I is not null then %2$s(t) end, '''') as input, %3$s as hash, %4$s as is_current
+  for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
+      'select g.row_id, q.attempts, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t) end, ''''), %3$s, q.attempts, %4$s
          from unnest($1) with ordinality g(row_id, n)
+         join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
          left join %5$s t on %6$s%7$s
          left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
         order by g.n',
@@ -157,18 +164,19 @@ begin
       c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
     using picked, v.id
   loop
-    if not found_row.present then
-      gone_rows := gone_rows || found_row.row_id;
-    elsif found_row.is_current then
-      current_rows := current_rows || found_row.row_id;
+    if not is_present then
+      gone_rows := gone_rows || found_id;
+    elsif is_current then
+      current_rows := current_rows || found_id;
     else
       -- About a token every four bytes of UTF-8: the provider's own server-side estimate.
-      tokens_sum := tokens_sum + octet_length(found_row.input) / 4 + 1;
+      tokens_sum := tokens_sum + octet_length(found_input) / 4 + 1;
       exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
-      rows_given := rows_given || found_row.row_id;
-      hashes_given := hashes_given || found_row.hash;
-      jobs_given := jobs_given || jsonb_build_object('row_id', found_row.row_id, 'input', found_row.input,
-                                                     'hash', encode(found_row.hash, 'hex'), 'tokens', octet_length(found_row.input) / 4 + 1);
+      rows_given := rows_given || found_id;
+      hashes_given := hashes_given || found_hash;
+      jobs_given := jobs_given || jsonb_build_object('row_id', found_id, 'input', found_input,
+                                                     'hash', encode(found_hash, 'hex'), 'tokens', octet_length(found_input) / 4 + 1,
+                                                     'attempts', found_attempts + 1);
     end if;
   end loop;
 
@@ -210,7 +218,7 @@ begin
 end
 $$;
 comment on function reembed.claim(text, int, int, int, int) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
@@ -225,11 +233,11 @@ declare
   locked text[];
   locked_hashes bytea[];
   existing text[];
-  stale_rows text[] := '{}';
-  gone_rows text[] := '{}';
-  busy_rows text[] := '{}';
-  lost_rows text[] := '{}';
-  mine text[] := '{}';
+  stale_rows text[] := array[]::text[];
+  gone_rows text[] := array[]::text[];
+  busy_rows text[] := array[]::text[];
+  lost_rows text[] := array[]::text[];
+  mine text[] := array[]::text[];
   free_vectors text[];
 begin
   if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)

@@ -220,13 +220,13 @@ begin
   return jsonb_build_object(
     'collection', c.name, 'version', v.number, 'active', v.id = c.active_version, 'space', s.id, 'provider', s.provider, 'model', s.model,
     'dimensions', s.dimensions, 'distance', s.distance, 'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix,
-    'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'threshold', v.match_threshold)
+    'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'filters', c.filter_columns, 'threshold', v.match_threshold)
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
             else jsonb_build_object('coverage', reembed.coverage(v)) end;
 end
 $$;
 comment on function public.embedding_route(text, int) is
-  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, threshold } and, while it is not fully loaded, coverage (0 to 1). Public and read-only. RE005, RE006: unknown; RE010: finalized.';
+  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1). Public and read-only. RE005, RE006: unknown; RE010: finalized.';
 revoke execute on function public.embedding_route(text, int) from public;
 grant execute on function public.embedding_route(text, int) to anon, authenticated, service_role;
 

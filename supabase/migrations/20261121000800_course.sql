@@ -18,7 +18,7 @@ create table if not exists public.course_content (
 );
 comment on table public.course_content is 'One section of a course page a row; url carries a fragment only where a browser lands on the section.';
 alter table public.course_content add column if not exists embedding_1536 extensions.vector(1536);
-create index if not exists course_content_url_idx on public.course_content (url);
+create index if not exists course_content_page_idx on public.course_content (split_part(url, '#', 1));
 create index if not exists course_content_parent_id_idx on public.course_content (parent_id);
 
 alter table public.course_content enable row level security;
@@ -92,6 +92,20 @@ begin
   perform reembed.advance('course_content', 1);
 end
 $$;
+
+create function reembed.course_page(page text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'title', c.title, 'content', c.content, 'url', c.url, 'content_type', c.content_type,
+                                               'part_id', c.part_id, 'module_id', c.module_id, 'parent_id', c.parent_id)), '[]'::jsonb)
+    from public.course_content c where split_part(c.url, '#', 1) = course_page.page
+$$;
+comment on function reembed.course_page(text) is 'All stored sections of one page, by its url without fragment, as one JSON array.';
+
+create function public.reembed_course_page(page text) returns jsonb
+language sql stable security definer set search_path = '' as $$ select reembed.course_page(page) $$;
+comment on function public.reembed_course_page(text) is 'For service_role: reembed.course_page, which documents it.';
+revoke execute on function public.reembed_course_page(text) from public, anon, authenticated;
+grant execute on function public.reembed_course_page(text) to service_role;
 
 create function reembed.apply_course_page(upserts jsonb, deletes uuid[]) returns jsonb
 language plpgsql volatile security invoker set search_path = '' as $$
