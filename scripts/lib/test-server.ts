@@ -81,6 +81,55 @@ export async function cloneDatabase(adminUrl: string, options: CloneOptions): Pr
   return name;
 }
 
+/**
+ * Makes the server's one database with pg_cron anew and keeps everybody else from it until `release`, which ends its jobs and leaves the
+ * rest to look into.
+ * @throws Error when the server does not run pg_cron.
+ */
+export async function claimCronDatabase(
+  adminUrl: string,
+  options: CloneOptions,
+): Promise<{ readonly name: string; release(): Promise<void> }> {
+  const admin = new Client({ connectionString: adminUrl, connectionTimeoutMillis: CONNECT_TIMEOUT_MS });
+  admin.on("error", () => {});
+  await admin.connect();
+  try {
+    // Held by this session, and so given back even by a worker that is killed.
+    await admin.query(`select pg_advisory_lock(hashtext('reembed: cron database'))`);
+    const { rows } = await admin.query<{ name: string | null }>(
+      `select current_setting('cron.database_name', true) as name`,
+    );
+    const name = rows[0]?.name;
+    if (!name)
+      throw new Error("this PostgreSQL does not preload pg_cron: npm run postgres starts one that does");
+    const ownUrl = databaseUrl(adminUrl, name);
+    await admin.query(`drop database if exists ${escapeIdentifier(name)} with (force)`);
+    await createDatabase(
+      admin,
+      name,
+      await ensureTemplate(admin, adminUrl, { ...options, migrations: null }),
+    );
+    const cron = await readFile(new URL("../postgres/cron.sql", import.meta.url), "utf8");
+    await withClient(ownUrl, (client) => client.query(cron));
+    const { migrations } = options;
+    if (migrations !== null) {
+      await withClient(databaseUrl(adminUrl, name, "postgres"), (client) =>
+        applyMigrations(client, migrations),
+      );
+    }
+    return {
+      name,
+      async release() {
+        await withClient(ownUrl, (client) => client.query("delete from cron.job"));
+        await admin.end();
+      },
+    };
+  } catch (error) {
+    await admin.end();
+    throw error;
+  }
+}
+
 /** Drops a database and ends the connections to it. One that is gone is no error. */
 export async function dropDatabase(adminUrl: string, name: string): Promise<void> {
   await withClient(adminUrl, (admin) =>

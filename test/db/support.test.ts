@@ -51,6 +51,18 @@ describePostgres("a database as Supabase makes it", () => {
     expect(after.rows).toEqual([{ role: "postgres", uid: null }]);
   });
 
+  test("one database has pg_cron, which runs the jobs that postgres schedules", async () => {
+    const scheduled = await createDatabase({ migrated: false, cron: true });
+    const owner = await connect(scheduled.url);
+    await owner.query("listen ticked");
+    const ticked = new Promise((resolve) => owner.once("notification", resolve));
+    await owner.query(`select cron.schedule('tick', '1 second', 'notify ticked')`);
+    await ticked;
+    await expect(owner.query("delete from cron.job")).rejects.toThrow("permission denied");
+    await owner.end();
+    await scheduled.drop();
+  });
+
   test("a dropped database is gone, with whoever is connected", async () => {
     const short = await createDatabase();
     const left = new Client(short.url);

@@ -4,7 +4,13 @@
 import { Client, type ClientBase } from "pg";
 import { afterAll, afterEach, describe, inject, test } from "vitest";
 import { MIGRATIONS_DIRECTORY } from "../../scripts/lib/migrations.ts";
-import { cloneDatabase, type Defaults, databaseUrl, dropDatabase } from "../../scripts/lib/test-server.ts";
+import {
+  claimCronDatabase,
+  cloneDatabase,
+  type Defaults,
+  databaseUrl,
+  dropDatabase,
+} from "../../scripts/lib/test-server.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -41,16 +47,20 @@ export function adminUrl(): string {
 
 /**
  * Makes a database as a Supabase project has it, by default with all migrations applied by `postgres` under the old default
- * privileges. Inside `describePostgres` it is dropped at the end by itself.
+ * privileges. Inside `describePostgres` it is dropped at the end by itself. With `cron` it is the one database that has pg_cron: tests that
+ * ask for it wait for each other.
  */
 export async function createDatabase(
-  options: { defaults?: Defaults; migrated?: boolean } = {},
+  options: { defaults?: Defaults; migrated?: boolean; cron?: boolean } = {},
 ): Promise<TestDatabase> {
   const server = adminUrl();
-  const name = await cloneDatabase(server, {
+  const cloneOptions = {
     defaults: options.defaults ?? "old",
     migrations: (options.migrated ?? true) ? MIGRATIONS_DIRECTORY : null,
-  });
+  };
+  const { name, release } = options.cron
+    ? await claimCronDatabase(server, cloneOptions)
+    : { name: await cloneDatabase(server, cloneOptions), release: undefined };
   const database: TestDatabase = {
     name,
     url: databaseUrl(server, name, "postgres"),
@@ -58,7 +68,8 @@ export async function createDatabase(
     async drop() {
       if (!open.delete(database)) return;
       if (someTestFailed) console.error(`kept for you to look into: psql ${database.adminUrl}`);
-      else await dropDatabase(server, name);
+      if (release !== undefined) await release();
+      else if (!someTestFailed) await dropDatabase(server, name);
     },
   };
   open.add(database);
