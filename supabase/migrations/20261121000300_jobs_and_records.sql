@@ -391,7 +391,7 @@ declare
 begin
   for v in select * from reembed.versions x where x.maintained and x.enqueued_at is not null order by x.id loop
     select * into strict c from reembed.collections where id = v.collection_id;
-    for collection, version, row_id, problem in execute format(
+    return query execute format(
       'select %1$L::text, %2$s, %3$s,
               case when r.row_id is null then ''no record''
                    when r.content_hash <> %4$s then ''the text changed''
@@ -401,10 +401,7 @@ begin
          from %6$s left join reembed.records r on r.version_id = %7$s and r.row_id = %3$s
         where not %8$s and not exists (select from reembed.jobs j where j.version_id = %7$s and j.row_id = %3$s)',
       c.name, v.number, reembed.key_of(c.key_columns, 't'), reembed.input_hash(v, 't'), v.space_id,
-      reembed.rows_of(v), v.id, reembed.current_condition(v, reembed.input_hash(v, 't')))
-    loop
-      return next;
-    end loop;
+      reembed.rows_of(v), v.id, reembed.current_condition(v, reembed.input_hash(v, 't')));
   end loop;
 end
 $$;

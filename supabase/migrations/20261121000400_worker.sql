@@ -61,10 +61,8 @@ declare
   part text[];
   picked text[] := array[]::text[];
   found_id text;
-  found_attempts int;
   found_input text;
   found_hash bytea;
-  found_attempts int;
   is_present boolean;
   is_current boolean;
   tokens_sum bigint := 0;
