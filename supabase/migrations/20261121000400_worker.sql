@@ -63,6 +63,7 @@ declare
   found_id text;
   found_input text;
   found_hash bytea;
+  found_attempts int;
   is_present boolean;
   is_current boolean;
   tokens_sum bigint := 0;
@@ -152,7 +153,7 @@ begin
 
   -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
   for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
-      'select g.row_id, q.attempts, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t) end, ''''), %3$s, q.attempts, %4$s
+      'select g.row_id, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t) end, ''''), %3$s, q.attempts, %4$s
          from unnest($1) with ordinality g(row_id, n)
          join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
          left join %5$s t on %6$s%7$s
