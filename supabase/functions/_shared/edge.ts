@@ -1,0 +1,75 @@
+/** Wires an edge function: from the environment to the ports that handlers take. Keys are checked here, in constant time. */
+import { extractCredentials, verifyCredentials } from "@supabase/server/core";
+import { createClient } from "@supabase/supabase-js";
+import type { Embedder, Space } from "./embedder.ts";
+import type { Env } from "./env.ts";
+import { ReembedError } from "./errors.ts";
+import type { SupabaseAi } from "./providers/supabase.ts";
+import { createEmbedder } from "./providers.ts";
+import { createRpc, type Rpc } from "./rpc.ts";
+
+/** Key modes as @supabase/server writes them, for example `secret:backfill`. */
+type KeyMode = "publishable:*" | "secret:*" | `secret:${string}`;
+
+export interface Edge {
+  /** The database as service_role. */
+  readonly service: Rpc;
+  /** The database as the caller: with the key and the token that the request carries, which RLS then judges. */
+  caller(request: Request): Promise<Rpc>;
+  /** Throws ReembedError `unauthorized` unless `apikey` holds a secret key of one of these names. */
+  requireSecret(request: Request, ...names: string[]): Promise<void>;
+  embedderFor(space: Space): Embedder;
+}
+
+/** The ports of a function. `ai` is the edge runtime's own inference, where it has one. */
+export function createEdge(env: Env, ai?: SupabaseAi): Edge {
+  const server = {
+    url: env.SUPABASE_URL,
+    publishableKeys: env.SUPABASE_PUBLISHABLE_KEYS,
+    secretKeys: env.SUPABASE_SECRET_KEYS,
+    jwks: null,
+  };
+  const connect = (key: string, token?: string): Rpc =>
+    createRpc(
+      createClient(env.SUPABASE_URL, key, {
+        auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
+        ...(token === undefined ? {} : { accessToken: async () => token }),
+      }),
+    );
+  const requireKey = async (request: Request, auth: KeyMode[]): Promise<string> => {
+    const { apikey } = extractCredentials(request);
+    // The key alone: a token is for PostgREST to judge, which knows its issuer.
+    const { error } = await verifyCredentials({ apikey, token: null }, { auth, env: server });
+    if (error || apikey === null) {
+      throw new ReembedError(
+        "unauthorized",
+        apikey === null ? "the header apikey is missing" : "the key in apikey is not valid here",
+        "Send a key of the project in the header apikey.",
+      );
+    }
+    return apikey;
+  };
+  const secretKey = env.SUPABASE_SECRET_KEYS.default ?? Object.values(env.SUPABASE_SECRET_KEYS)[0];
+  if (secretKey === undefined) throw new Error("SUPABASE_SECRET_KEYS holds no key");
+
+  return {
+    service: connect(secretKey),
+    async caller(request) {
+      const apikey = await requireKey(request, ["publishable:*", "secret:*"]);
+      const { token } = extractCredentials(request);
+      // Clients without a session repeat their key as the bearer: that is no token.
+      return connect(apikey, token === null || token === apikey ? undefined : token);
+    },
+    async requireSecret(request, ...names) {
+      await requireKey(
+        request,
+        names.map((name) => `secret:${name}` as const),
+      );
+    },
+    embedderFor: (space) =>
+      createEmbedder(space, {
+        openai: { apiKey: env.OPENAI_API_KEY, baseURL: env.OPENAI_BASE_URL },
+        supabaseAi: ai,
+      }),
+  };
+}

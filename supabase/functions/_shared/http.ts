@@ -1,0 +1,143 @@
+/** What every edge function does the same way: CORS, a request id, the body within its limit, and errors as one JSON object. */
+import type { z } from "zod";
+import { ReembedError } from "./errors.ts";
+
+/** A handler's answer: a JSON value, sent with 200. */
+export type Handler = (request: Request, context: RequestContext) => Promise<unknown>;
+
+export interface RequestContext {
+  readonly requestId: string;
+}
+
+const CORS = {
+  "access-control-allow-origin": "*",
+  "access-control-allow-headers":
+    "authorization, x-client-info, apikey, content-type, x-request-id, x-region",
+  "access-control-allow-methods": "POST, OPTIONS",
+  "access-control-expose-headers": "x-request-id, retry-after",
+  "access-control-max-age": "86400",
+};
+
+/**
+ * Turns a handler into `fetch` for POST requests. Every answer carries `x-request-id`; every failure is
+ * `{ error: { code, message, hint, request_id } }` with its documented status.
+ * @param onBug receives what nobody foresaw, with its request id, for the function's log.
+ */
+export function serve(
+  handler: Handler,
+  onBug: (requestId: string, error: unknown) => void,
+): (request: Request) => Promise<Response> {
+  return async (request) => {
+    const requestId = crypto.randomUUID();
+    if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: CORS });
+    try {
+      if (request.method !== "POST") {
+        throw new ReembedError(
+          "method_not_allowed",
+          `${request.method} is not allowed here`,
+          "Send a POST with a JSON body.",
+        );
+      }
+      const value = await handler(request, { requestId });
+      return json(200, value, requestId);
+    } catch (error) {
+      if (!(error instanceof ReembedError)) onBug(requestId, error);
+      return errorResponse(error, requestId);
+    }
+  };
+}
+
+/** The error object for anything thrown; what is not a ReembedError shows nothing of itself. */
+export function errorResponse(error: unknown, requestId: string): Response {
+  const known =
+    error instanceof ReembedError
+      ? error
+      : new ReembedError(
+          "internal_error",
+          "something went wrong here",
+          "Please report it with the request id.",
+        );
+  const wait = retryAfterSeconds(error);
+  return json(
+    known.status,
+    { error: { code: known.code, message: known.message, hint: known.hint, request_id: requestId } },
+    requestId,
+    wait === undefined ? {} : { "retry-after": String(wait) },
+  );
+}
+
+function retryAfterSeconds(error: unknown): number | undefined {
+  const wait = error instanceof Error && "retryAfterMs" in error ? error.retryAfterMs : undefined;
+  return typeof wait === "number" ? Math.ceil(wait / 1000) : undefined;
+}
+
+function json(
+  status: number,
+  value: unknown,
+  requestId: string,
+  headers: Record<string, string> = {},
+): Response {
+  return new Response(JSON.stringify(value), {
+    status,
+    headers: {
+      ...CORS,
+      "content-type": "application/json; charset=utf-8",
+      "x-request-id": requestId,
+      ...headers,
+    },
+  });
+}
+
+/**
+ * Reads the body as JSON of this shape.
+ * @throws ReembedError `body_too_large` above `maxBytes` of UTF-8, `invalid_json`, or `invalid_request` naming the first field that does not fit and the rule.
+ */
+export async function readBody<T extends z.ZodType>(
+  request: Request,
+  schema: T,
+  maxBytes: number,
+): Promise<z.output<T>> {
+  const text = await readText(request, maxBytes);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new ReembedError(
+      "invalid_json",
+      "the body is not JSON",
+      "Send a JSON object with the header content-type: application/json.",
+    );
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  const field =
+    issue === undefined || issue.path.length === 0
+      ? "the body"
+      : issue.path.map(String).join(".").slice(0, 100);
+  throw new ReembedError(
+    "invalid_request",
+    `${field}: ${issue?.message ?? "does not fit"}`.slice(0, 300),
+    "Mend the field and send the request again.",
+  );
+}
+
+async function readText(request: Request, maxBytes: number): Promise<string> {
+  const tooLarge = () =>
+    new ReembedError(
+      "body_too_large",
+      `the body is larger than ${maxBytes} bytes`,
+      "Send less in one request.",
+    );
+  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLarge();
+  if (request.body === null) return "";
+  const decoder = new TextDecoder();
+  let bytes = 0;
+  let text = "";
+  for await (const chunk of request.body) {
+    bytes += chunk.byteLength;
+    if (bytes > maxBytes) throw tooLarge();
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text + decoder.decode();
+}

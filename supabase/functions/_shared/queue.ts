@@ -1,0 +1,165 @@
+/** The queue as the worker sees it: the protocol's functions, typed. What they guarantee is written where they are: in the SQL. */
+import { z } from "zod";
+import type { Space } from "./embedder.ts";
+import type { Rpc } from "./rpc.ts";
+
+const space = z.object({
+  id: z.string(),
+  provider: z.string(),
+  model: z.string(),
+  dimensions: z.number(),
+  query_prefix: z.string(),
+  document_prefix: z.string(),
+  max_input_tokens: z.number(),
+}) satisfies z.ZodType<Space>;
+
+const job = z.object({
+  row_id: z.string(),
+  /** The text to embed. */
+  input: z.string(),
+  /** SHA-256 of the text, in hexadecimal: it comes back at completion, to be compared with the row as it is then. */
+  hash: z.string(),
+  /** An estimate, a token for every four bytes. */
+  tokens: z.number(),
+  attempts: z.number(),
+});
+export type Job = z.infer<typeof job>;
+
+const claim = z.discriminatedUnion("reason", [
+  z.object({
+    reason: z.enum(["work", "again", "busy", "idle"]),
+    jobs: z.array(job),
+    collection: z.string().optional(),
+    version: z.number().optional(),
+    version_id: z.number().optional(),
+    lease_token: z.string().optional(),
+    usage_id: z.number().nullish(),
+    space: space.optional(),
+    resolved: z
+      .object({ current: z.number(), gone: z.number(), failed: z.number(), deferred: z.number() })
+      .optional(),
+  }),
+  z.object({
+    reason: z.literal("paused"),
+    space: z.string(),
+    pause_reason: z.string().nullable(),
+    jobs: z.array(job).length(0),
+  }),
+]);
+export type Claim = z.infer<typeof claim>;
+
+/** What a claim that has work carries besides its jobs. */
+export interface Lease {
+  readonly version_id: number;
+  readonly lease_token: string;
+  readonly usage_id: number;
+  readonly space: Space;
+}
+
+export interface ClaimOptions {
+  readonly collection?: string | undefined;
+  readonly version?: number | undefined;
+  /** At most so many rows, 1 to 2,048. */
+  readonly maxRows: number;
+  /** At most so many estimated tokens, to 300,000. */
+  readonly maxTokens: number;
+  readonly leaseSeconds: number;
+}
+
+/** One row's result: a vector in pgvector's text form, or the reason why it was skipped. */
+export interface Result {
+  readonly row_id: string;
+  readonly hash: string;
+  readonly vector: string | null;
+  readonly skipped: string | null;
+  readonly tokens: number;
+}
+
+const outcomes = z.object({
+  done: z.number(),
+  stale: z.array(z.string()),
+  lost_lease: z.array(z.string()),
+  gone: z.array(z.string()),
+  busy: z.array(z.string()),
+});
+/** What became of the rows of a complete: counted where all is well, named where not. */
+export type Outcomes = z.infer<typeof outcomes>;
+
+const failed = z.object({ failed: z.number(), retried: z.number() });
+
+/** One provider request for the ledger. */
+export interface LedgerEntry {
+  readonly state: "settled" | "lost";
+  readonly outcome: string;
+  readonly inputs: number;
+  /** Inputs that were paid and not stored. */
+  readonly stale: number;
+  readonly tokens: number;
+  readonly latency_ms: number;
+}
+
+export interface Queue {
+  claim(options: ClaimOptions): Promise<Claim>;
+  /** With `wait`, exactly one row, whose lock is waited for (at most 500 ms). */
+  complete(lease: Lease, results: readonly Result[], options?: { wait: boolean }): Promise<Outcomes>;
+  /** Ends jobs with an error; `retrySeconds` null: for good. */
+  fail(
+    lease: Lease,
+    rowIds: readonly string[],
+    error: string,
+    retrySeconds: number | null,
+  ): Promise<z.infer<typeof failed>>;
+  /** Gives jobs back without spending an attempt. */
+  release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<void>;
+  settle(lease: Lease, entries: readonly LedgerEntry[]): Promise<void>;
+  pauseSpace(spaceId: string, reason: string): Promise<void>;
+}
+
+/** The queue behind any way of calling the database's functions. */
+export function createQueue(rpc: Rpc): Queue {
+  return {
+    async claim({ collection, version, maxRows, maxTokens, leaseSeconds }) {
+      const answer = await rpc("reembed_claim", {
+        collection: collection ?? null,
+        version: version ?? null,
+        max_rows: maxRows,
+        max_tokens: maxTokens,
+        lease_seconds: leaseSeconds,
+      });
+      return claim.parse(answer);
+    },
+    async complete({ version_id, lease_token, space }, results, { wait } = { wait: false }) {
+      const answer = await rpc("reembed_complete", {
+        version_id,
+        space_id: space.id,
+        lease_token,
+        row_ids: results.map(({ row_id }) => row_id),
+        hashes: results.map(({ hash }) => hash),
+        vectors: results.map(({ vector }) => vector),
+        tokens: results.map(({ tokens }) => tokens),
+        skipped: results.map(({ skipped }) => skipped),
+        wait,
+      });
+      return outcomes.parse(answer);
+    },
+    async fail({ version_id, lease_token }, rowIds, error, retrySeconds) {
+      const answer = await rpc("reembed_fail", {
+        version_id,
+        lease_token,
+        row_ids: rowIds,
+        error,
+        retry_seconds: retrySeconds,
+      });
+      return failed.parse(answer);
+    },
+    async release({ version_id, lease_token }, rowIds, delaySeconds) {
+      await rpc("reembed_release", { version_id, lease_token, row_ids: rowIds, delay_seconds: delaySeconds });
+    },
+    async settle({ usage_id }, entries) {
+      await rpc("reembed_settle", { usage_id, requests: entries });
+    },
+    async pauseSpace(spaceId, reason) {
+      await rpc("reembed_pause_space", { space_id: spaceId, reason, seconds: null });
+    },
+  };
+}

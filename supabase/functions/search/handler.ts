@@ -1,0 +1,31 @@
+/** POST /search: text in, rows out with citations, through the active version or a named one; RLS by the caller's own token. */
+import { z } from "zod";
+import type { Edge } from "../_shared/edge.ts";
+import { type Handler, readBody } from "../_shared/http.ts";
+import { search } from "../_shared/search.ts";
+
+const LARGEST_BODY = 64 * 1024;
+
+const body = z.strictObject({
+  collection: z.string().min(1).max(63),
+  query: z
+    .string()
+    .max(8_000, "must have at most 8,000 characters")
+    .refine((text) => text.trim() !== "", "must not be empty"),
+  version: z.int().min(1).max(1_000_000).optional(),
+  match_count: z.int().min(1).max(1_000).optional(),
+  match_threshold: z.number().min(-1).max(1).optional(),
+  filters: z.record(z.string().max(63), z.string().max(1_000)).optional(),
+});
+
+export function makeHandler(edge: Edge): Handler {
+  return async (request, { requestId }) => {
+    const caller = await edge.caller(request);
+    const asked = await readBody(request, body, LARGEST_BODY);
+    const answer = await search(
+      { caller, service: edge.service, embedderFor: edge.embedderFor, signal: request.signal },
+      asked,
+    );
+    return { ...answer, request_id: requestId };
+  };
+}
