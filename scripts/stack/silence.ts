@@ -1,5 +1,5 @@
 /**
- * @supabase/lite prints every database error to the console, with the statement's parameters: vectors, texts, tokens.
+ * @supabase/lite prints every database error to the console, and such an error quotes what it could not take: vectors, texts, rows.
  * No option turns that off, so the console is deaf to whatever runs inside `inSilence`, and to nothing else.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
