@@ -70,7 +70,12 @@ if (import.meta.main) {
   if (problems.length > 0) process.exit(1);
 
   // On the command line and not in deno.json, which is deployed: locally Deno takes the packages that npm installed.
-  const options = ["check", "--node-modules-dir=manual", `--config=${at("functions/deno.json")}`];
+  const options = [
+    "check",
+    "--no-lock",
+    "--node-modules-dir=manual",
+    `--config=${at("functions/deno.json")}`,
+  ];
   const entrypoints = declared.map(({ settings }) => at(settings.get("entrypoint") ?? ""));
   const deno = fileURLToPath(new URL("../node_modules/.bin/deno", import.meta.url));
   process.exit(spawnSync(deno, [...options, ...entrypoints], { stdio: "inherit" }).status ?? 1);

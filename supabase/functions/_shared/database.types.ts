@@ -114,6 +114,7 @@ export type Database = {
         };
         Returns: Json;
       };
+      reembed_course_page: { Args: { page: string }; Returns: Json };
       reembed_enter_slot: { Args: { slots?: number; seconds?: number }; Returns: string };
       reembed_fail: {
         Args: {
