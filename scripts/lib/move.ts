@@ -41,10 +41,10 @@ export async function startLoading(db: Database, { collection, version }: MoveTa
   let enqueued = 0;
   let after: string | null = null;
   do {
-    const [answer] = await db.query<{ step: EnqueueStep }>("select reembed.enqueue_missing($1, $2) as step", [
-      row.id,
-      after,
-    ]);
+    const [answer]: { step: EnqueueStep }[] = await db.query<{ step: EnqueueStep }>(
+      "select reembed.enqueue_missing($1, $2) as step",
+      [row.id, after],
+    );
     if (answer === undefined) break;
     enqueued += answer.step.enqueued;
     for (const busy of answer.step.busy) enqueued += await enqueueRow(db, row.id, busy);
