@@ -236,6 +236,13 @@ describe('a fragment', () => {
     ]);
   });
 
+  test('of a wrapper goes to no section that stands beside another in it, whatever their levels', () => {
+    const urls = (html: string) => main(html).map(({ url }) => url);
+    expect(urls('<div id="w"><h3>A</h3>a<h2>B</h2>b</div>')).toEqual([PAGE, PAGE]);
+    expect(urls('<div id="w"><h3>A</h3><div><h2>B</h2>b</div></div>')).toEqual([PAGE, PAGE]);
+    expect(urls('<div id="w"><h2>A</h2>a<div><h2>B</h2>b</div></div>')).toEqual([PAGE, PAGE]);
+  });
+
   test('is never that of the main part itself', () => {
     const [first] = extractSections('<main id="main-content"><h1>T</h1>x</main>', PAGE);
     expect(first?.url).toBe(PAGE);
@@ -320,6 +327,36 @@ describe('sections', () => {
     ]);
   });
 
+  test('a box that takes the place of the section before it goes on after its end', () => {
+    const html = '<h2>A</h2><p>1</p><div><h2>B</h2><p>lead</p></div><p>body</p>';
+    expect(outline(main(html))).toEqual([
+      ['A', '1', ''],
+      ['B', 'lead\n\nbody', ''],
+    ]);
+  });
+
+  test('headings of one level are siblings in plain containers, and nested in a part with an id', () => {
+    const paths = (open: string) =>
+      main(`<p>x</p>${open}<h2>A</h2>a<div><h2>B</h2>b</div></div><h2>C</h2>c`).map(({ path }) =>
+        path.join(' > '),
+      );
+    expect(paths('<div>')).toEqual(['', 'A', 'B', 'C']);
+    expect(paths('<div id="part">')).toEqual(['', 'A', 'A > B', 'C']);
+  });
+
+  test('what unfolds belongs to the box right before it, but not once there is text between them', () => {
+    const html = (between: string) =>
+      `<p>x</p><div><h3>Exercise</h3>e</div>${between}<details><summary><h4>Solution</h4></summary>s</details>`;
+    expect(outline(main(html('')))).toEqual([
+      ['', 'x', ''],
+      ['Exercise', 'e\n\nSolution\ns', ''],
+    ]);
+    expect(outline(main(html('<p>y</p>')))).toEqual([
+      ['', 'x\n\ny\n\nSolution\ns', ''],
+      ['Exercise', 'e', ''],
+    ]);
+  });
+
   test('equal paths are told apart by occurrence', () => {
     expect(
       main('<h2>A</h2>1<h3>S</h3>2<h2>A</h2>3<h3>S</h3>4').map(({ path, occurrence }) => [
@@ -392,6 +429,9 @@ describe('splitting', () => {
         20,
       ),
     ).toEqual(['aaaa aaaa\n\nbbbb bbbb', 'cc']);
+    const tens = ['a'.repeat(10), 'b'.repeat(10)].map((text) => ({ text, glue: '\n\n' as const }));
+    expect(splitBlocks(tens, 20)).toHaveLength(2);
+    expect(splitBlocks(tens, 22)).toHaveLength(1);
     expect(at('One two three. Four five six seven.')).toEqual(['One two three.', 'Four five six seven.']);
     expect(at('one two three four five six')).toEqual(['one two three four', 'five six']);
     expect(at('x'.repeat(45))).toEqual(['x'.repeat(20), 'x'.repeat(20), 'x'.repeat(5)]);

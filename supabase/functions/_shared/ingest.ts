@@ -4,8 +4,8 @@
  * What is unchanged is not written, so no trigger fires, no job is made and no token is paid. A row's id follows from the
  * section's identity (page, heading path, occurrence, piece), so an edited section keeps its id, its place in citations and its history.
  */
-import { ReembedError } from './errors.ts';
-import { type ContentType, extractSections, normalizePageUrl, type Section, sectionId } from './sections.ts';
+import { ReembedError } from "./errors.ts";
+import { type ContentType, extractSections, normalizePageUrl, type Section, sectionId } from "./sections.ts";
 
 /** The most bytes of UTF-8 that one page may have. */
 export const LARGEST_PAGE_BYTES = 5 * 1024 * 1024;
@@ -26,7 +26,7 @@ export interface SectionRow {
 
 /** A stored row of the page. Rows that another tool wrote may hold anything in these columns. */
 export type StoredRow = {
-  readonly [Column in keyof SectionRow]: Column extends 'id' ? string : string | null;
+  readonly [Column in keyof SectionRow]: Column extends "id" ? string : string | null;
 };
 
 /** The difference between a page's stored rows and its sections. Applied twice it changes nothing more. */
@@ -81,15 +81,15 @@ export async function ingestPage(args: {
   readonly options?: IngestOptions;
 }): Promise<IngestResult> {
   const { rows, url, html, options = {} } = args;
-  const { collection = 'course_content', ...cut } = options;
+  const { collection = "course_content", ...cut } = options;
   const page = normalizePageUrl(url);
   refuseLargePage(html);
   const sections = extractSections(html, page, cut);
   if (sections.length === 0) {
     throw new ReembedError(
-      'invalid_request',
-      'html must have text in its main part; nothing was changed',
-      'Send the page as it is rendered. To remove a page, delete its rows by their url.',
+      "invalid_request",
+      "html must have text in its main part; nothing was changed",
+      "Send the page as it is rendered. To remove a page, delete its rows by their url.",
     );
   }
   const plan = planIngest(page, await rows.list(page), await sectionRows(page, sections, collection));
@@ -114,7 +114,7 @@ export async function sectionRows(
   );
   const place = placeOf(page);
   return sections.map(({ title, content, url, content_type, parent }, index) => ({
-    id: ids[index] ?? '',
+    id: ids[index] ?? "",
     title,
     content,
     url,
@@ -151,17 +151,17 @@ function differs(row: SectionRow, stored: StoredRow | undefined): boolean {
 
 /** Course and page after the url's path: `/git-novice/04-changes.html` is page `04-changes` of course `git-novice`. */
 function placeOf(page: string): { part_id: string | null; module_id: string } {
-  const segments = new URL(page).pathname.split('/').filter((segment) => segment !== '');
-  const name = decodeSegment(segments.at(-1) ?? 'index').replace(/\.x?html?$/i, '');
+  const segments = new URL(page).pathname.split("/").filter((segment) => segment !== "");
+  const name = decodeSegment(segments.at(-1) ?? "index").replace(/\.x?html?$/i, "");
   const folder = segments.at(-2);
-  return { part_id: folder === undefined ? null : decodeSegment(folder), module_id: name || 'index' };
+  return { part_id: folder === undefined ? null : decodeSegment(folder), module_id: name || "index" };
 }
 
 /** Percent-decoded where that is possible; PostgreSQL's text takes no NUL, so one that is written `%00` stays so. */
 function decodeSegment(segment: string): string {
   try {
     const decoded = decodeURIComponent(segment);
-    return decoded.includes('\0') ? segment : decoded;
+    return decoded.includes("\0") ? segment : decoded;
   } catch {
     return segment;
   }
@@ -173,8 +173,8 @@ function refuseLargePage(html: string): void {
   if (html.length <= LARGEST_PAGE_BYTES && new TextEncoder().encode(html).length <= LARGEST_PAGE_BYTES)
     return;
   throw new ReembedError(
-    'body_too_large',
+    "body_too_large",
     `html must have at most ${LARGEST_PAGE_BYTES} bytes`,
-    'Split the page, or send its main part alone.',
+    "Split the page, or send its main part alone.",
   );
 }

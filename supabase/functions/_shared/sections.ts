@@ -13,16 +13,16 @@
  *   first subsection.
  * - Code keeps its lines, table cells are joined by ` | `, list items begin with `- `, all other white space is collapsed.
  */
-import { ReembedError } from './errors.ts';
-import { findContent, type PageContent, pictureText } from './sections/content.ts';
-import { Fragments } from './sections/fragments.ts';
-import { attribute, type Element, parsePage, walk } from './sections/html-tree.ts';
-import { type ContentType, kindOf } from './sections/kind.ts';
-import { type Outline, readOutline, type SectionHeading } from './sections/outline.ts';
-import { type Block, splitBlocks } from './sections/split.ts';
-import { oneLine, TextSink } from './sections/text.ts';
+import { ReembedError } from "./errors.ts";
+import { findContent, type PageContent, pictureText } from "./sections/content.ts";
+import { Fragments } from "./sections/fragments.ts";
+import { attribute, type Element, parsePage, walk } from "./sections/html-tree.ts";
+import { type ContentType, kindOf } from "./sections/kind.ts";
+import { type Outline, readOutline, type SectionHeading } from "./sections/outline.ts";
+import { type Block, splitBlocks } from "./sections/split.ts";
+import { oneLine, TextSink } from "./sections/text.ts";
 
-export type { ContentType } from './sections/kind.ts';
+export type { ContentType } from "./sections/kind.ts";
 
 /** One section of a page, or one piece of a section that was too long. */
 export interface Section {
@@ -76,8 +76,8 @@ export function extractSections(
   const { maxCharacters = DEFAULT_MAX_CHARACTERS } = options;
   if (!Number.isInteger(maxCharacters) || maxCharacters < 100) {
     throw new ReembedError(
-      'invalid_request',
-      'maxCharacters must be an integer of at least 100',
+      "invalid_request",
+      "maxCharacters must be an integer of at least 100",
       `Leave it out for ${DEFAULT_MAX_CHARACTERS}.`,
     );
   }
@@ -97,15 +97,15 @@ export function normalizePageUrl(pageUrl: string): string {
   const url = URL.canParse(pageUrl) ? new URL(pageUrl) : null;
   const refuse = (rule: string) =>
     new ReembedError(
-      'invalid_request',
+      "invalid_request",
       `url ${rule}`,
-      'Send the public address of the page, for example https://example.org/course/01.html.',
+      "Send the public address of the page, for example https://example.org/course/01.html.",
     );
   if (pageUrl.length > LONGEST_URL) throw refuse(`must have at most ${LONGEST_URL} characters`);
-  if (url === null || !['http:', 'https:'].includes(url.protocol))
-    throw refuse('must be an absolute http or https url');
-  if (url.username !== '' || url.password !== '') throw refuse('must not carry a user name or password');
-  url.hash = '';
+  if (url === null || !["http:", "https:"].includes(url.protocol))
+    throw refuse("must be an absolute http or https url");
+  if (url.username !== "" || url.password !== "") throw refuse("must not carry a user name or password");
+  url.hash = "";
   if (url.href.length > LONGEST_URL)
     throw refuse(`must have at most ${LONGEST_URL} characters when percent-encoded`);
   return url.href;
@@ -119,15 +119,15 @@ export function normalizePageUrl(pageUrl: string): string {
 export async function sectionId(collection: string, identity: SectionIdentity): Promise<string> {
   const { page, path, occurrence, part } = identity;
   const name = JSON.stringify([collection, page, path, occurrence, part]);
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(name)));
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(name)));
   const bytes = digest.slice(0, 16);
   const set = (index: number, keep: number, bits: number) => {
     bytes[index] = ((bytes[index] ?? 0) & keep) | bits;
   };
   set(6, 0x0f, 0x80);
   set(8, 0x3f, 0x80);
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }
 
 /** A section while it is read. */
@@ -154,9 +154,9 @@ interface Open {
 
 const BLOCKS = new Set(
   (
-    'address article aside blockquote body center dd details dialog dir div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 ' +
-    'header hgroup hr html legend li main menu ol p pre section summary table tbody tfoot thead tr td th caption ul button'
-  ).split(' '),
+    "address article aside blockquote body center dd details dialog dir div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 " +
+    "header hgroup hr html legend li main menu ol p pre section summary table tbody tfoot thead tr td th caption ul button"
+  ).split(" "),
 );
 
 /** Reads the content once, in document order, into drafts. */
@@ -190,7 +190,7 @@ class SectionReader {
           ? this.#titleOf(pageHeading.index)
           : oneLine(content.title) || `${url.host}${url.pathname}`,
       ),
-      kind: 'page',
+      kind: "page",
       blocks: [],
       targets: pageHeading ? this.#targetsOf(pageHeading) : [],
       hasHeading: pageHeading !== null,
@@ -204,7 +204,7 @@ class SectionReader {
   read(): Draft[] {
     const { tree, labels, dataTables } = this.#outline;
     const rows: boolean[] = [];
-    const isCell = ({ tagName }: Element) => tagName === 'td' || tagName === 'th';
+    const isCell = ({ tagName }: Element) => tagName === "td" || tagName === "th";
     walk(this.#content.root, {
       enter: (element) => {
         const index = tree.indexOf.get(element);
@@ -216,13 +216,13 @@ class SectionReader {
           return false;
         }
         const { tagName } = element;
-        if (tagName === 'table') rows.push(dataTables.has(index));
-        if (tagName === 'tr' && rows.at(-1)) this.#sink.startRow();
+        if (tagName === "table") rows.push(dataTables.has(index));
+        if (tagName === "tr" && rows.at(-1)) this.#sink.startRow();
         else if (isCell(element) && rows.at(-1)) this.#sink.startCell();
-        else if (tagName === 'pre') this.#sink.startCode();
-        else if (tagName === 'li') this.#sink.startItem();
-        else if (tagName === 'dd') this.#sink.stayClose();
-        else if (tagName === 'br') this.#sink.lineBreak();
+        else if (tagName === "pre") this.#sink.startCode();
+        else if (tagName === "li") this.#sink.startItem();
+        else if (tagName === "dd") this.#sink.stayClose();
+        else if (tagName === "br") this.#sink.lineBreak();
         else if (BLOCKS.has(tagName) || labels.has(index)) this.#sink.endBlock();
         this.#text(pictureText(element));
         return true;
@@ -230,9 +230,9 @@ class SectionReader {
       leave: (element) => {
         const index = tree.indexOf.get(element) ?? 0;
         const { tagName } = element;
-        if (tagName === 'table') rows.pop();
-        if (tagName === 'tr' && rows.at(-1)) this.#sink.endRow();
-        else if (tagName === 'pre') this.#sink.endCode();
+        if (tagName === "table") rows.pop();
+        if (tagName === "tr" && rows.at(-1)) this.#sink.endRow();
+        else if (tagName === "pre") this.#sink.endCode();
         else if (labels.has(index)) this.#sink.stayClose();
         else if (BLOCKS.has(tagName)) this.#sink.endBlock();
         this.#closeAt(index);
@@ -250,7 +250,7 @@ class SectionReader {
 
   #top(): Open {
     const top = this.#open.at(-1);
-    if (top === undefined) throw new Error('the page itself is never closed');
+    if (top === undefined) throw new Error("the page itself is never closed");
     return top;
   }
 
@@ -326,17 +326,17 @@ class SectionReader {
     const { indexOf, elements } = this.#outline.tree;
     const parts: string[] = [];
     const heading = elements[index];
-    if (heading === undefined) return '';
+    if (heading === undefined) return "";
     walk(heading, {
       enter: (element) => {
         if (!indexOf.has(element)) return false;
         if (element !== heading && isPermalink(element)) return false;
-        parts.push(element.tagName === 'br' || BLOCKS.has(element.tagName) ? ' ' : pictureText(element));
+        parts.push(element.tagName === "br" || BLOCKS.has(element.tagName) ? " " : pictureText(element));
         return true;
       },
       text: (value) => parts.push(value),
     });
-    return oneLine(parts.join(''));
+    return oneLine(parts.join(""));
   }
 
   /** The heading, what stands at its very beginning (`<h2><a name="x">`), then the wrappers that stand for the section. */
@@ -351,16 +351,16 @@ class SectionReader {
 }
 
 function isPermalink(element: Element): boolean {
-  if (element.tagName !== 'a' || !attribute(element, 'href')?.startsWith('#')) return false;
-  let text = '';
+  if (element.tagName !== "a" || !attribute(element, "href")?.startsWith("#")) return false;
+  let text = "";
   walk(element, { enter: () => true, text: (value) => (text += value) });
   return !/[\p{L}\p{N}]/u.test(text);
 }
 
 /** The text of `box` before `heading`: the label above a title. */
 function textBetween(content: PageContent, box: Element | undefined, heading: Element | undefined): string {
-  if (box === undefined || box === heading) return '';
-  let text = '';
+  if (box === undefined || box === heading) return "";
+  let text = "";
   let reached = false;
   walk(box, {
     enter: (element) => {
@@ -380,7 +380,7 @@ function shorten(title: string): string {
     : `${title
         .slice(0, LONGEST_TITLE - 1)
         .toWellFormed()
-        .replace(/\ufffd$/, '')
+        .replace(/\ufffd$/, "")
         .trimEnd()}…`;
 }
 
@@ -402,7 +402,7 @@ function finish(
     firstPiece.set(draft, sections.length);
     const fragment = draft.targets.map((target) => fragments.to(target)).find((found) => found !== null);
     const pieces = splitBlocks(draft.blocks, maxCharacters);
-    for (const [part, content] of (pieces.length === 0 ? [''] : pieces).entries()) {
+    for (const [part, content] of (pieces.length === 0 ? [""] : pieces).entries()) {
       sections.push({
         path,
         occurrence,

@@ -10,20 +10,20 @@ import {
   parentElement,
   role,
   walk,
-} from './html-tree.ts';
+} from "./html-tree.ts";
 
 /** Elements without text of their own for a reader, or whose text is a fallback, a form's state or a picture's innards. */
 const NEVER_TEXT = new Set(
   (
-    'script style template noscript head iframe object embed canvas svg audio video select datalist textarea input ' +
-    'progress meter rp map nav'
-  ).split(' '),
+    "script style template noscript head iframe object embed canvas svg audio video select datalist textarea input " +
+    "progress meter rp map nav"
+  ).split(" "),
 );
-const NEVER_TEXT_ROLES = new Set(['navigation', 'search', 'menu', 'menubar', 'tablist', 'toolbar']);
+const NEVER_TEXT_ROLES = new Set(["navigation", "search", "menu", "menubar", "tablist", "toolbar"]);
 /** The roles and elements that are a site's frame where the page marks no main part. */
-const FRAME_ROLES = new Set(['banner', 'contentinfo', 'complementary']);
-const FRAME_TAGS = new Set(['header', 'aside']);
-const ACCORDION_LABEL = new Set(['accordion-header']);
+const FRAME_ROLES = new Set(["banner", "contentinfo", "complementary"]);
+const FRAME_TAGS = new Set(["header", "aside"]);
+const ACCORDION_LABEL = new Set(["accordion-header"]);
 
 export interface PageContent {
   readonly root: Element;
@@ -57,12 +57,12 @@ export function findContent(document: HtmlDocument): PageContent | null {
     enter: (element) => {
       if (isHidden(element)) return false;
       const { tagName } = element;
-      if (tagName === 'body') body ??= element;
-      if (tagName === 'main' || role(element) === 'main') main ??= element;
-      if (tagName === 'article') articles.push(element);
-      if (tagName === 'title' && title === undefined && element.namespaceURI.endsWith('xhtml')) {
+      if (tagName === "body") body ??= element;
+      if (tagName === "main" || role(element) === "main") main ??= element;
+      if (tagName === "article") articles.push(element);
+      if (tagName === "title" && title === undefined && element.namespaceURI.endsWith("xhtml")) {
         inTitle = true;
-        title = '';
+        title = "";
       }
       if (headingLevel(element) !== null) {
         const control = controls.at(-1);
@@ -82,7 +82,7 @@ export function findContent(document: HtmlDocument): PageContent | null {
       return true;
     },
     leave: (element) => {
-      if (element.tagName === 'title') inTitle = false;
+      if (element.tagName === "title") inTitle = false;
       if (controls.at(-1) === element) controls.pop();
       if (headings.at(-1) === element) {
         headings.pop();
@@ -109,15 +109,15 @@ export function findContent(document: HtmlDocument): PageContent | null {
 
   return {
     root,
-    title: title ?? '',
+    title: title ?? "",
     isControlLabel: (heading) => labels.has(heading),
     isLeftOut: (element) => {
       const { tagName } = element;
       if (NEVER_TEXT.has(tagName) || NEVER_TEXT_ROLES.has(role(element)) || isHidden(element)) return true;
-      if (tagName === 'footer') return parentElement(element)?.tagName !== 'blockquote';
-      if (isControl(element) && tagName !== 'summary') return !labelControls.has(element);
+      if (tagName === "footer") return parentElement(element)?.tagName !== "blockquote";
+      if (isControl(element) && tagName !== "summary") return !labelControls.has(element);
       if (marked !== undefined) return false;
-      if (FRAME_ROLES.has(role(element)) || tagName === 'aside') return true;
+      if (FRAME_ROLES.has(role(element)) || tagName === "aside") return true;
       return FRAME_TAGS.has(tagName) && !standsInArticle(element, root);
     },
   };
@@ -126,12 +126,12 @@ export function findContent(document: HtmlDocument): PageContent | null {
 /** A header inside an article or a section is that part's head, not the site's. */
 function standsInArticle(element: Element, root: Element): boolean {
   for (let up = parentElement(element); up !== null && up !== root; up = parentElement(up)) {
-    if (up.tagName === 'article' || up.tagName === 'section') return true;
+    if (up.tagName === "article" || up.tagName === "section") return true;
   }
   return false;
 }
 
 /** The element's alternative text, when it is a picture; decorative ones have none. */
 export function pictureText(element: Element): string {
-  return element.tagName === 'img' || role(element) === 'img' ? (attribute(element, 'alt') ?? '') : '';
+  return element.tagName === "img" || role(element) === "img" ? (attribute(element, "alt") ?? "") : "";
 }

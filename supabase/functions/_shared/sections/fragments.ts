@@ -3,7 +3,7 @@
  * document order with that id, else the first `a` with that name; the fragment as it stands is tried before its
  * percent-decoded form.
  */
-import { attribute, type Element, type HtmlDocument, walk } from './html-tree.ts';
+import { attribute, type Element, type HtmlDocument, walk } from "./html-tree.ts";
 
 /** Longer ids are no addresses that anyone would follow. */
 const LONGEST_ID = 256;
@@ -18,8 +18,8 @@ export class Fragments {
     };
     walk(document, {
       enter: (element) => {
-        remember(this.#byId, attribute(element, 'id'), element);
-        if (element.tagName === 'a') remember(this.#byName, attribute(element, 'name'), element);
+        remember(this.#byId, attribute(element, "id"), element);
+        if (element.tagName === "a") remember(this.#byName, attribute(element, "name"), element);
         return true;
       },
     });
@@ -28,8 +28,8 @@ export class Fragments {
   /** The percent-encoded fragment (without `#`) that leads a browser to exactly this element, or null. */
   to(element: Element): string | null {
     const names = [
-      attribute(element, 'id'),
-      element.tagName === 'a' ? attribute(element, 'name') : undefined,
+      attribute(element, "id"),
+      element.tagName === "a" ? attribute(element, "name") : undefined,
     ];
     for (const name of names) {
       if (!name || name.length > LONGEST_ID) continue;

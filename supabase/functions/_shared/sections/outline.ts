@@ -4,7 +4,7 @@
  * Levels decide the order of sections, as in the HTML standard; boxes decide where they end. A call-out in the middle of a page has a
  * heading of its own, and the text after the call-out belongs to the page again: levels alone would give all of it to the call-out.
  */
-import { type PageContent, pictureText } from './content.ts';
+import { type PageContent, pictureText } from "./content.ts";
 import {
   attribute,
   type Element,
@@ -14,18 +14,18 @@ import {
   parentElement,
   role,
   walk,
-} from './html-tree.ts';
+} from "./html-tree.ts";
 
 /** A label may stand above a box's title ("Exercise"); more text than this is content of its own. */
 const LONGEST_BOX_LABEL = 60;
 /** No title stands in more wrappers of its own than this; the limit keeps hostile nesting linear. */
 const MOST_WRAPPERS = 64;
 
-const PROSE = new Set(['p', 'pre', 'ul', 'ol', 'dl', 'table', 'blockquote', 'figure']);
-const SECTIONING = new Set(['section', 'article', 'aside']);
-const SECTION_CLASSES = new Set(['section']);
-const CARD_LABELS = new Set(['card-header', 'card-title', 'card-subtitle']);
-const QUOTING = new Set(['blockquote', 'figure', 'figcaption', 'legend', 'caption']);
+const PROSE = new Set(["p", "pre", "ul", "ol", "dl", "table", "blockquote", "figure"]);
+const SECTIONING = new Set(["section", "article", "aside"]);
+const SECTION_CLASSES = new Set(["section"]);
+const CARD_LABELS = new Set(["card-header", "card-title", "card-subtitle"]);
+const QUOTING = new Set(["blockquote", "figure", "figcaption", "legend", "caption"]);
 
 /** The content's elements in document order; index 0 is the content's root. Amounts count characters that are not white space. */
 export interface ContentTree {
@@ -117,7 +117,7 @@ function measure(content: PageContent) {
   let quotingDepth = 0;
   let insideHeading = false;
   const count = (value: string) => {
-    const amount = value.replace(/\s+/g, '').length;
+    const amount = value.replace(/\s+/g, "").length;
     text += amount;
     if (proseDepth > 0) prose += amount;
   };
@@ -136,10 +136,10 @@ function measure(content: PageContent) {
       if (PROSE.has(element.tagName)) proseDepth += 1;
       if (QUOTING.has(element.tagName)) quotingDepth += 1;
       const table = tables[openTables.at(-1) ?? -1];
-      if (element.tagName === 'table') {
-        const layout = ['presentation', 'none'].includes(role(element));
+      if (element.tagName === "table") {
+        const layout = ["presentation", "none"].includes(role(element));
         openTables.push(tables.push({ index, hasHead: false, hasHeading: layout }) - 1);
-      } else if (['th', 'thead', 'caption'].includes(element.tagName) && table !== undefined)
+      } else if (["th", "thead", "caption"].includes(element.tagName) && table !== undefined)
         table.hasHead = true;
       const level = headingLevel(element);
       // A heading inside a heading is part of it.
@@ -158,7 +158,7 @@ function measure(content: PageContent) {
       if (headings.at(-1)?.index === index) insideHeading = false;
       if (PROSE.has(element.tagName)) proseDepth -= 1;
       if (QUOTING.has(element.tagName)) quotingDepth -= 1;
-      if (element.tagName === 'table') openTables.pop();
+      if (element.tagName === "table") openTables.pop();
     },
     text: count,
   });
@@ -190,7 +190,7 @@ function flowOf(tree: ContentTree, heading: number): number {
   let up = at(tree.parent, heading);
   for (let steps = 0; up !== 0 && steps < MOST_WRAPPERS; steps += 1) {
     const element = at(tree.elements, up);
-    const isTitle = amount(tree, up) === own || ['header', 'hgroup'].includes(element.tagName);
+    const isTitle = amount(tree, up) === own || ["header", "hgroup"].includes(element.tagName);
     if (!isTitle && !isControl(element)) break;
     up = at(tree.parent, up);
   }
@@ -208,8 +208,8 @@ function labelsCode(tree: ContentTree, heading: number): boolean {
   if (parent === 0 || SECTIONING.has(box.tagName) || hasClass(box, SECTION_CLASSES)) return false;
   const next = at(tree.end, heading);
   return (
-    !attribute(element, 'id') &&
-    tree.elements[next]?.tagName === 'pre' &&
+    !attribute(element, "id") &&
+    tree.elements[next]?.tagName === "pre" &&
     tree.parent[next] === parent &&
     amount(tree, parent) === amount(tree, heading) + amount(tree, next) &&
     !linksToItself(tree, heading)
@@ -219,14 +219,14 @@ function labelsCode(tree: ContentTree, heading: number): boolean {
 function linksToItself(tree: ContentTree, heading: number): boolean {
   for (let index = heading + 1; index < at(tree.end, heading); index += 1) {
     const element = at(tree.elements, index);
-    if (element.tagName === 'a' && attribute(element, 'href')?.startsWith('#')) return true;
+    if (element.tagName === "a" && attribute(element, "href")?.startsWith("#")) return true;
   }
   return false;
 }
 
 /** A card's head without an id of its own ("Questions"), in the class names that Bootstrap has made common. */
 function labelsCard(heading: Element): boolean {
-  if (attribute(heading, 'id')) return false;
+  if (attribute(heading, "id")) return false;
   const parent = parentElement(heading);
   return hasClass(heading, CARD_LABELS) || (parent !== null && hasClass(parent, CARD_LABELS));
 }
@@ -276,7 +276,7 @@ function placeSections(
       // Others of this level further inside are below this one when the wrapper is an addressable part of the page
       // and they stand within the heading's own flow, but not directly in it; else they are beside it.
       const element = at(tree.elements, wrapper);
-      const isPart = SECTIONING.has(element.tagName) || attribute(element, 'id') !== undefined;
+      const isPart = SECTIONING.has(element.tagName) || attribute(element, "id") !== undefined;
       const own = within(flow);
       const areBelow =
         own.lowest === level && own.timesLowest === timesLowest && inFlow.get(`${flow} ${level}`) === 1;

@@ -6,7 +6,7 @@
 /** A paragraph, list item, table row or code block, and what stands between it and the block before it. */
 export interface Block {
   readonly text: string;
-  readonly glue: '\n' | '\n\n';
+  readonly glue: "\n" | "\n\n";
 }
 
 /** Where a block that is too long is cut, best place first: after a sentence or line, else after a word. */
@@ -19,11 +19,11 @@ const CUTS = [/[.!?…]\s|[。！？\n]/g, /\s/g];
  */
 export function splitBlocks(blocks: readonly Block[], maxCharacters: number): string[] {
   const pieces: string[] = [];
-  let piece = '';
+  let piece = "";
   for (const block of blocks) {
     for (const [index, text] of cut(block.text, maxCharacters).entries()) {
-      const glue = index === 0 ? block.glue : '\n';
-      if (piece === '') piece = text;
+      const glue = index === 0 ? block.glue : "\n";
+      if (piece === "") piece = text;
       else if (piece.length + glue.length + text.length <= maxCharacters) piece += glue + text;
       else {
         pieces.push(piece);
@@ -31,7 +31,7 @@ export function splitBlocks(blocks: readonly Block[], maxCharacters: number): st
       }
     }
   }
-  if (piece !== '') pieces.push(piece);
+  if (piece !== "") pieces.push(piece);
   return pieces;
 }
 
@@ -45,7 +45,7 @@ function cut(text: string, maxCharacters: number): string[] {
     from = end;
   }
   pieces.push(text.slice(from));
-  return pieces.map((piece) => piece.replace(/^\n+|\s+$/g, '')).filter((piece) => piece !== '');
+  return pieces.map((piece) => piece.replace(/^\n+|\s+$/g, "")).filter((piece) => piece !== "");
 }
 
 /** The length of the first piece of a window of `maxCharacters` + 1 units. The first half is never cut for a sentence's sake. */

@@ -1,21 +1,21 @@
 /** The text of a section as it is read off the page, block by block. */
-import type { Block } from './split.ts';
+import type { Block } from "./split.ts";
 
 /** Characters that show nothing: zero-width space, byte order mark, soft hyphen. Joiners are letters in some scripts and stay. */
 const INVISIBLE = /[\u200b\ufeff\u00ad]/g;
 
 /** One line of running text: white space collapsed to single spaces, ends trimmed. */
 export function oneLine(text: string): string {
-  return text.replace(INVISIBLE, '').replace(/\s+/g, ' ').trim();
+  return text.replace(INVISIBLE, "").replace(/\s+/g, " ").trim();
 }
 
 function codeLines(text: string): string {
   return text
-    .replace(/\r\n?/g, '\n')
-    .split('\n')
+    .replace(/\r\n?/g, "\n")
+    .split("\n")
     .map((line) => line.trimEnd())
-    .join('\n')
-    .replace(/^\n+|\n+$/g, '');
+    .join("\n")
+    .replace(/^\n+|\n+$/g, "");
 }
 
 /** A table row under construction: the cells read so far, each as its blocks. */
@@ -29,8 +29,8 @@ export class TextSink {
   #target: Block[];
   #lines: string[][] = [[]];
   #code = 0;
-  #prefix = '';
-  #glue: Block['glue'] = '\n\n';
+  #prefix = "";
+  #glue: Block["glue"] = "\n\n";
   readonly #rows: Row[] = [];
 
   constructor(target: Block[]) {
@@ -41,8 +41,8 @@ export class TextSink {
   switchTo(target: Block[]): void {
     this.endBlock();
     this.#target = target;
-    this.#prefix = '';
-    this.#glue = '\n\n';
+    this.#prefix = "";
+    this.#glue = "\n\n";
   }
 
   text(value: string): void {
@@ -50,7 +50,7 @@ export class TextSink {
   }
 
   lineBreak(): void {
-    if (this.#code > 0) this.text('\n');
+    if (this.#code > 0) this.text("\n");
     else this.#lines.push([]);
   }
 
@@ -59,9 +59,9 @@ export class TextSink {
     if (this.#code > 0) return;
     this.#emit(
       this.#lines
-        .map((line) => oneLine(line.join('')))
-        .filter((line) => line !== '')
-        .join('\n'),
+        .map((line) => oneLine(line.join("")))
+        .filter((line) => line !== "")
+        .join("\n"),
     );
   }
 
@@ -72,19 +72,19 @@ export class TextSink {
 
   endCode(): void {
     this.#code -= 1;
-    if (this.#code === 0) this.#emit(codeLines(this.#lines.map((line) => line.join('')).join('\n')));
+    if (this.#code === 0) this.#emit(codeLines(this.#lines.map((line) => line.join("")).join("\n")));
   }
 
   startItem(): void {
     this.endBlock();
-    this.#prefix = '- ';
-    this.#glue = '\n';
+    this.#prefix = "- ";
+    this.#glue = "\n";
   }
 
   /** The next block stands on the line below, not a paragraph away: code under its label, a definition under its term. */
   stayClose(): void {
     this.endBlock();
-    this.#glue = '\n';
+    this.#glue = "\n";
   }
 
   startRow(): void {
@@ -100,20 +100,20 @@ export class TextSink {
   endRow(): void {
     this.endBlock();
     const row = this.#rows.pop() ?? [];
-    const text = row.map((cell) => cell.join('\n')).join(' | ');
+    const text = row.map((cell) => cell.join("\n")).join(" | ");
     if (row.some((cell) => cell.length > 0)) {
-      this.#glue = '\n';
+      this.#glue = "\n";
       this.#emit(text);
     }
   }
 
   #emit(text: string): void {
     this.#lines = [[]];
-    if (text === '') return;
+    if (text === "") return;
     const cell = this.#rows.at(-1)?.at(-1);
     if (cell === undefined) this.#target.push({ text: this.#prefix + text, glue: this.#glue });
     else cell.push(this.#prefix + text);
-    this.#prefix = '';
-    this.#glue = '\n\n';
+    this.#prefix = "";
+    this.#glue = "\n\n";
   }
 }
