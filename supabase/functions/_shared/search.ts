@@ -57,7 +57,6 @@ export interface SearchPorts {
   /** The database as service_role, for the ledger alone. */
   readonly service: Rpc;
   readonly embedderFor: (space: Space) => Embedder;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -108,10 +107,7 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
 async function embedQuery(ports: SearchPorts, space: Space, query: string): Promise<readonly number[]> {
   const embedder = ports.embedderFor(space);
   const began = performance.now();
-  const { vectors, usage } = await embedder.embed([query], {
-    purpose: "query",
-    ...(ports.signal ? { signal: ports.signal } : {}),
-  });
+  const { vectors, usage } = await embedder.embed([query], { purpose: "query" });
   const [vector] = vectors;
   if (vector === undefined)
     throw new ReembedError("provider_bad_answer", "the provider returned no vector", "Try again.");

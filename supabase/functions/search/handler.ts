@@ -22,10 +22,7 @@ export function makeHandler(edge: Edge): Handler {
   return async (request, { requestId }) => {
     const caller = await edge.caller(request);
     const asked = await readBody(request, body, LARGEST_BODY);
-    const answer = await search(
-      { caller, service: edge.service, embedderFor: edge.embedderFor, signal: request.signal },
-      asked,
-    );
+    const answer = await search({ caller, service: edge.service, embedderFor: edge.embedderFor }, asked);
     return { ...answer, request_id: requestId };
   };
 }
