@@ -17,7 +17,47 @@ create table if not exists public.course_content (
   embedding extensions.vector(384)
 );
 comment on table public.course_content is 'One section of a course page a row; url carries a fragment only where a browser lands on the section.';
-alter table public.course_content add column if not exists embedding_1536 extensions.vector(1536);
+alter table public.course_content
+  add column if not exists url text,
+  add column if not exists content_type text,
+  add column if not exists part_id text,
+  add column if not exists module_id text,
+  add column if not exists parent_id uuid,
+  add column if not exists importance real default 0.7,
+  add column if not exists embedding extensions.vector(384),
+  add column if not exists embedding_1536 extensions.vector(1536);
+
+-- What stands there must fit what follows: a refusal leaves the table as it was.
+do $$
+declare
+  misfit text;
+begin
+  select format('%s is %s', e.name, case
+           when a.attname is null then 'missing'
+           when e.fits ~ 'vector' then format('%s, not a vector of a known width', format_type(a.atttypid, a.atttypmod))
+           else format('%s, not %s', format_type(a.atttypid, a.atttypmod), e.fits) end)
+    into misfit
+    from (values ('id', 'uuid'), ('title', 'text'), ('content', 'text'), ('url', 'text'), ('content_type', 'text'), ('part_id', 'text'),
+                 ('module_id', 'text'), ('parent_id', 'uuid'), ('embedding', 'a vector')) e(name, fits)
+    left join pg_catalog.pg_attribute a on a.attrelid = 'public.course_content'::regclass and a.attname = e.name and not a.attisdropped
+   where a.attname is null
+      or case when e.fits ~ 'vector' then a.atttypid <> 'extensions.vector'::regtype or a.atttypmod < 1
+              when e.fits = 'text' then a.atttypid not in ('text'::regtype, 'varchar'::regtype)
+              else a.atttypid <> e.fits::regtype end
+   limit 1;
+  if misfit is not null then
+    raise exception using errcode = 'RE008', message = format('public.course_content cannot be adopted: %s', misfit),
+      hint = 'It needs id uuid, title, content, url, content_type, part_id and module_id text, parent_id uuid and embedding vector(n): see alter table ... alter column embedding type extensions.vector(384).';
+  end if;
+  if (select array_agg(a.attname order by a.attnum) from pg_catalog.pg_index i
+        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+       where i.indrelid = 'public.course_content'::regclass and i.indisprimary) is distinct from array['id']::name[] then
+    raise exception using errcode = 'RE008', message = 'public.course_content cannot be adopted: id is not its primary key',
+      hint = 'Run: alter table public.course_content add primary key (id); then apply this migration again.';
+  end if;
+end
+$$;
+
 create index if not exists course_content_page_idx on public.course_content (split_part(url, '#', 1));
 create index if not exists course_content_parent_id_idx on public.course_content (parent_id);
 
@@ -58,12 +98,12 @@ begin
   old_space := case
     when old_width = 1536 then reembed.add_space('openai', 'text-embedding-ada-002', 1536, 0.10, 0.75)
     -- Vectors that somebody else's program made: they are searched as they are, and nothing here can make more of them.
-    when has_vectors then reembed.add_space('external', 'sentence-transformers', old_width, 0, 0.5)
+    when has_vectors or old_width <> 384 then reembed.add_space('external', 'sentence-transformers', old_width, 0, 0.5)
     else reembed.add_space('supabase', 'gte-small', 384, 0, 0.75, 512)
   end;
   perform reembed.add_collection('course_content', 'public.course_content',
     public_columns => array['id', 'title', 'content', 'url', 'content_type'],
-    filter_columns => array['content_type', 'part_id', 'module_id'], key_columns => array['id']);
+    filter_columns => array['content_type', 'part_id', 'module_id']);
   v1 := reembed.add_version('course_content', old_space, 'embedding', 'reembed.course_content_input', match_threshold => 0.5, takes_unnamed => is_adopted);
   v2 := reembed.add_version('course_content', new_space, 'embedding_1536', 'reembed.course_content_input');
   if old_space like 'external/%' then
@@ -71,8 +111,12 @@ begin
   end if;
 
   if row_total <= small then
-    execute reembed.index_sql('course_content', 1, build_concurrently => false);
-    execute reembed.index_sql('course_content', 2, build_concurrently => false);
+    for version in 1..2 loop
+      -- It may stand already, under another name.
+      if not reembed.has_index(reembed.version_numbered('course_content', version)) then
+        execute reembed.index_sql('course_content', version, build_concurrently => false);
+      end if;
+    end loop;
     for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
                        join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
                       where i.indrelid = 'public.course_content'::regclass and m.amname = 'ivfflat' loop
