@@ -1,0 +1,240 @@
+/** The first half of the main job: course pages in, answers out, and across a change of model and back, under traffic. */
+import { readdir, readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { createClient, type SupabaseClient } from "@supabase/supabase-js";
+import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
+import type { IngestResult } from "../../supabase/functions/_shared/ingest.ts";
+import type { SearchAnswer } from "../../supabase/functions/_shared/search.ts";
+import type { Database } from "../lib/connection.ts";
+import { advance, startLoading, work } from "../lib/move.ts";
+import type { Stack } from "../stack/index.ts";
+import type { Narrator } from "./narrator.ts";
+import { startTraffic, type TrafficCounts } from "./traffic.ts";
+
+const PAGES = fileURLToPath(new URL("../../examples/git-course/", import.meta.url));
+export const BASE_URL = "https://swcarpentry.github.io/git-novice/";
+
+const QUESTIONS = [
+  "How do I resolve a merge conflict?",
+  "How can I tell Git to ignore certain files?",
+  "How do I go back to an older version of a file?",
+];
+const ROWS = 5;
+
+/** The edit of a page: a paragraph that no page has, before the lesson goes live again. */
+const EDITED_PAGE = "06-ignore.html";
+const EDIT = {
+  before: "</section>",
+  text: "<p>To put unfinished changes aside for a while, git stash keeps them in a drawer and git stash pop brings them back.</p>",
+  question: "Where can I put unfinished changes aside for a while?",
+};
+
+export interface Answer {
+  readonly question: string;
+  readonly url: string;
+  readonly title: string;
+  readonly similarity: number;
+}
+
+export interface CourseReport {
+  readonly pages: number;
+  readonly sections: number;
+  readonly traffic: TrafficCounts;
+  readonly cutover_ms: number;
+  readonly rollback_ms: number;
+  readonly answers: readonly Answer[];
+}
+
+export interface Course {
+  readonly stack: Stack;
+  readonly db: Database;
+  readonly embedderFor: (space: Space) => Embedder;
+  readonly narrator: Narrator;
+}
+
+/** Runs it and returns the figures. Throws when a step fails. */
+export async function runCourse(course: Course): Promise<CourseReport> {
+  const { stack, db, narrator } = course;
+  const visitor = createClient(stack.url, stack.publishableKey);
+  const service = createClient(stack.url, stack.secretKey);
+  const ask = (question: string, version?: number) => search(visitor, question, version);
+
+  narrator.heading("Ingest: course pages become sections that a citation can point at");
+  const files = (await readdir(PAGES)).filter((file) => file.endsWith(".html")).sort();
+  let sections = 0;
+  for (const file of files) {
+    sections += (await ingest(stack, file, await readFile(PAGES + file, "utf8"))).sections;
+  }
+  narrator.say(
+    `${files.length} pages of "Version Control with Git" (CC BY 4.0, Software Carpentry): ${sections} sections`,
+  );
+
+  narrator.heading("Embed v1, the old model, through the backfill function");
+  await drain(stack);
+  narrator.say(await describeVersion(db, 1));
+  await answer(narrator, QUESTIONS, ask);
+
+  narrator.heading("Move to v2 while a reader searches and a writer writes");
+  const traffic = startTraffic(ask, service, QUESTIONS, ROWS);
+  const bar = narrator.progress(sections, "rows");
+  const target = { collection: "course_content", version: 2 };
+  let rate = "";
+  try {
+    await startLoading(db, target);
+    const began = performance.now();
+    // Twice: what the writer did during the first pass is worked off before the index and the verdict.
+    for (const _pass of [1, 2]) {
+      const report = await work(db, course.embedderFor, {
+        collection: target.collection,
+        batch: 32,
+        onProgress: ({ done }) =>
+          bar.update(done, `${Math.round((done * 1000) / (performance.now() - began))} rows/s`),
+      });
+      if (report.error) throw new Error(report.error);
+      rate ||= `${report.done} rows loaded in ${seconds(performance.now() - began)}`;
+    }
+  } finally {
+    bar.stop();
+  }
+  const state = await advance(db, target);
+  narrator.say(`${rate}; v2 is ${state}. ${await describeVersion(db, 2)}`);
+
+  narrator.heading("Evaluate, then cut over: one row and one event");
+  const verdict = await compare(db, ask);
+  narrator.say(
+    `coverage ${percent(verdict.coverage)}; of ${verdict.queries} section titles, v1 finds its own section first for ${percent(verdict.found[0])}, v2 for ${percent(verdict.found[1])}`,
+  );
+  narrator.say(
+    `the two share ${percent(verdict.overlap)} of their first ${ROWS} rows (a change detector, not a quality)`,
+  );
+  const cutover_ms = await timed(() => db.query("select reembed.cutover('course_content', 2)"));
+  narrator.say(`cutover took ${cutover_ms.toFixed(1)} ms; the next searches answer from v2:`);
+  const answers = await answer(narrator, QUESTIONS, ask);
+
+  narrator.heading(`Edit a page, roll back, cut over again: the way back is fresh`);
+  const page = await readFile(PAGES + EDITED_PAGE, "utf8");
+  const edited = page.replace(EDIT.before, `${EDIT.text}${EDIT.before}`);
+  const { updated, unchanged } = await ingest(stack, EDITED_PAGE, edited);
+  await drain(stack);
+  narrator.say(
+    `${EDITED_PAGE}: ${updated} section changed, ${unchanged} untouched; both versions embedded the edit`,
+  );
+  const rollback_ms = await timed(() => db.query("select reembed.rollback('course_content')"));
+  narrator.say(`rollback took ${rollback_ms.toFixed(1)} ms; v1 knows the edit:`);
+  await answer(narrator, [EDIT.question], ask);
+  await db.query("select reembed.cutover('course_content', 2)");
+  await traffic.stop();
+  await drain(stack);
+  const { searches, writes } = traffic.counts;
+  narrator.say(
+    `cut over again. Meanwhile: ${searches.total} searches, ${searches.failed} failed or short of ${ROWS} rows; ${writes} writes`,
+  );
+  return { pages: files.length, sections, traffic: traffic.counts, cutover_ms, rollback_ms, answers };
+}
+
+async function ingest(stack: Stack, file: string, html: string): Promise<IngestResult> {
+  const response = await fetch(`${stack.url}/functions/v1/ingest`, {
+    method: "POST",
+    headers: { apikey: stack.secretKey, "content-type": "application/json" },
+    body: JSON.stringify({ url: BASE_URL + file, html }),
+  });
+  if (!response.ok)
+    throw new Error(`ingest of ${file} answered ${response.status}: ${await response.text()}`);
+  return response.json();
+}
+
+/** Calls the backfill function, as cron would, until nothing is due. */
+async function drain(stack: Stack): Promise<void> {
+  for (;;) {
+    const response = await fetch(`${stack.url}/functions/v1/backfill`, {
+      method: "POST",
+      headers: { apikey: stack.backfillKey },
+    });
+    const answer: { ended?: string; error?: unknown } = await response.json();
+    if (!response.ok)
+      throw new Error(`backfill answered ${response.status}: ${JSON.stringify(answer.error)}`);
+    if (answer.ended === "idle") return;
+  }
+}
+
+async function search(client: SupabaseClient, query: string, version?: number): Promise<SearchAnswer> {
+  const { data, error } = await client.functions.invoke<SearchAnswer>("search", {
+    body: {
+      collection: "course_content",
+      query,
+      match_count: ROWS,
+      ...(version === undefined ? {} : { version }),
+    },
+  });
+  if (error || data === null) throw new Error(`search failed: ${error?.message ?? "no answer"}`);
+  return data;
+}
+
+type Ask = (question: string, version?: number) => Promise<SearchAnswer>;
+
+async function answer(narrator: Narrator, questions: readonly string[], ask: Ask): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  for (const question of questions) {
+    const { version, results } = await ask(question);
+    const [best] = results;
+    if (best === undefined) throw new Error(`no row answers: ${question}`);
+    const { title, url } = best.citation ?? { title: "", url: "" };
+    answers.push({ question, url, title, similarity: best.similarity });
+    narrator.say(`? ${question}\n  v${version} ${best.similarity.toFixed(2)}  ${title}\n          ${url}`);
+  }
+  return answers;
+}
+
+interface Verdict {
+  readonly queries: number;
+  readonly coverage: number;
+  /** For v1 and v2: the share of titles that find their own section first. */
+  readonly found: readonly [number, number];
+  readonly overlap: number;
+}
+
+/** A brief verdict on queries made from the collection itself: a section's title should find the section. */
+async function compare(db: Database, ask: Ask): Promise<Verdict> {
+  const titles = await db.query<{ id: string; title: string }>(
+    `select (array_agg(id))[1] as id, title from public.course_content group by title having count(*) = 1
+      order by md5(title) limit 20`,
+  );
+  const found = [0, 0];
+  let shared = 0;
+  for (const { id, title } of titles) {
+    const answers = await Promise.all([ask(title, 1), ask(title, 2)]);
+    const ids = answers.map(({ results }) => results.map((row) => row.id));
+    ids.forEach((list, version) => {
+      if (list[0] === id) found[version] = (found[version] ?? 0) + 1;
+    });
+    shared += (ids[0] ?? []).filter((row) => ids[1]?.includes(row)).length / ROWS;
+  }
+  const [row] = await db.query<{ coverage: number }>(
+    "select count(embedding_1536)::float / count(*) as coverage from public.course_content",
+  );
+  const share = (count: number) => count / titles.length;
+  return {
+    queries: titles.length,
+    coverage: row?.coverage ?? 0,
+    found: [share(found[0] ?? 0), share(found[1] ?? 0)],
+    overlap: share(shared),
+  };
+}
+
+async function describeVersion(db: Database, version: number): Promise<string> {
+  const [row] = await db.query<{ space: string; records: number }>(
+    `select v.space_id as space, (select count(*)::int from reembed.records r where r.version_id = v.id and r.skipped is null) as records
+       from reembed.version_numbered('course_content', $1) v`,
+    [version],
+  );
+  return `v${version}: ${row?.records} rows embedded in ${row?.space}`;
+}
+
+async function timed(step: () => Promise<unknown>): Promise<number> {
+  const began = performance.now();
+  await step();
+  return performance.now() - began;
+}
+
+const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`;
+const percent = (share: number) => `${Math.round(share * 100)} %`;
