@@ -5,10 +5,11 @@
 --
 -- The shape of a match RPC, each part of which was measured:
 --   * Space, width and model are literals: anon cannot read the registry. `doctor` compares them.
---   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside, the distance is
---     computed once, and the rows are fetched by their place (ctid) in the same snapshot.
+--   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside and the distance
+--     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
 --   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than
 --     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
+--   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
 
 create function reembed.match_function_sql(v reembed.versions) returns text
@@ -27,7 +28,8 @@ begin
   select format_type(a.atttypid, a.atttypmod) into vector_type
     from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
   distance := format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
-                     case when vector_type like 'extensions.halfvec%' then format('query_embedding::%s', vector_type) else 'query_embedding' end);
+                     -- Of length 1, because half precision overflows early; a cosine does not see it.
+                     case when vector_type like 'extensions.halfvec%' then format('extensions.l2_normalize(query_embedding)::%s', vector_type) else 'query_embedding' end);
   source := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
   select coalesce(string_agg(format(' and (filter_%1$s is null or t.%1$I = filter_%1$s)', f), '' order by n), '')
     into conditions from unnest(c.filter_columns) with ordinality u(f, n);
@@ -51,8 +53,7 @@ create function public.%1$I(
 language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $body$
 #variable_conflict use_column
 declare
-  places tid[];
-  distances double precision[];
+  found_rows bigint;
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
@@ -65,8 +66,10 @@ begin
     raise exception using errcode = 'RE001',
       message = format('query_embedding has %%s dimensions: %1$s searches vectors of %7$s', extensions.vector_dims(query_embedding)), hint = %5$L;
   end if;%8$s
-  if extensions.vector_norm(query_embedding) = 0 then
-    raise exception using errcode = 'RE003', message = 'query_embedding is a zero vector: it has no direction to compare', hint = %5$L;
+  if extensions.vector_norm(query_embedding) not between 1e-15 and 1e15 then
+    raise exception using errcode = 'RE003',
+      message = case when extensions.vector_norm(query_embedding) = 0 then 'query_embedding is a zero vector: it has no direction to compare'
+                     else 'query_embedding has a length outside 1e-15 to 1e15: distances to it would overflow' end, hint = %5$L;
   end if;
   if match_count is null or match_count not between 1 and 1000 then
     raise exception using errcode = 'RE004',
@@ -81,27 +84,29 @@ begin
           set_config('hnsw.ef_search', least(1000, greatest(100, 2 * match_count))::text, true),
           set_config('hnsw.max_scan_tuples', '20000', true);
 
-  select array_agg(n.place), array_agg(n.distance) into places, distances
-    from (select t.ctid as place, %9$s as distance
-            from %10$s where true%11$s
-           order by %9$s limit match_count) n;
-  if coalesce(cardinality(places), 0) < match_count then
-    select array_agg(n.place), array_agg(n.distance) into places, distances
-      from (select x.place, x.distance
-              from (select t.ctid as place, %9$s as distance from %10$s where %12$s is not null%11$s offset 0) x
-             order by x.distance limit match_count) n;
+  for %13$s, similarity, found_rows in
+    select %14$s, 1 - n._distance, count(*) over ()
+      from (select %15$s, %9$s as _distance from %10$s where true%11$s
+             order by %9$s limit match_count) n
+     where n._distance <> 'NaN'
+     order by n._distance, %16$s
+  loop
+    exit when found_rows < match_count or similarity <= match_threshold;
+    return next;
+  end loop;
+  if coalesce(found_rows, 0) < match_count then
+    return query
+      select %14$s, 1 - n._distance
+        from (select * from (select %15$s, %9$s as _distance from %10$s where %12$s is not null%11$s offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit match_count) n
+       where match_threshold is null or 1 - n._distance > match_threshold
+       order by n._distance, %16$s;
   end if;
-
-  return query
-    select %13$s, 1 - n.distance
-      from unnest(places, distances) n(place, distance) join %14$s t on t.ctid = n.place
-     where match_threshold is null or 1 - n.distance > match_threshold
-     order by n.distance, %15$s;
 end
 $body$;
 revoke execute on function public.%1$I from public;
 grant execute on function public.%1$I to anon, authenticated, service_role;
-comment on function public.%1$I is %16$L;
+comment on function public.%1$I is %17$L;
 $sql$,
     v.match_function,
     v.match_threshold,
@@ -119,9 +124,10 @@ $sql$,
     source,
     conditions,
     reembed.vector_of(v),
-    (select string_agg(format('t.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
-    c.source_table,
-    reembed.key_list(c, 't'),
+    (select string_agg(format('%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
+    (select string_agg(format('n.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
+    (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
+    reembed.key_list(c, 'n'),
     format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
            c.name, s.id, s.dimensions));
 end
