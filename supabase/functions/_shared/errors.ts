@@ -26,7 +26,11 @@ export const ERRORS = {
   },
   provider_rate_limited: { status: 503, meaning: "the provider asks us to wait" },
   database_unavailable: { status: 503, meaning: "the database cannot be reached" },
-  function_unavailable: { status: 503, meaning: 'the edge function does not load, or its process is down' },
+  database_timeout: {
+    status: 504,
+    meaning: "the database cancelled the call because it took too long; nothing was changed",
+  },
+  function_unavailable: { status: 503, meaning: "the edge function does not load, or its process is down" },
   provider_timeout: { status: 504, meaning: "the provider did not answer in time" },
   internal_error: { status: 500, meaning: "a bug: please report it with the request id" },
 } as const satisfies Record<string, { status: number; meaning: string }>;

@@ -109,8 +109,8 @@ export interface Queue {
     error: string,
     retrySeconds: number | null,
   ): Promise<z.infer<typeof failed>>;
-  /** Gives jobs back without spending an attempt. */
-  release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<void>;
+  /** Gives jobs back without spending an attempt, due again after 0 to 86,400 seconds. Returns how many the lease still held. */
+  release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<number>;
   settle(lease: Lease, entries: readonly LedgerEntry[]): Promise<void>;
   pauseSpace(spaceId: string, reason: string): Promise<void>;
 }
@@ -153,7 +153,13 @@ export function createQueue(rpc: Rpc): Queue {
       return failed.parse(answer);
     },
     async release({ version_id, lease_token }, rowIds, delaySeconds) {
-      await rpc("reembed_release", { version_id, lease_token, row_ids: rowIds, delay_seconds: delaySeconds });
+      const answer = await rpc("reembed_release", {
+        version_id,
+        lease_token,
+        row_ids: rowIds,
+        delay_seconds: delaySeconds,
+      });
+      return z.number().parse(answer);
     },
     async settle({ usage_id }, entries) {
       await rpc("reembed_settle", { usage_id, requests: entries });

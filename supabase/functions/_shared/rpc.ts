@@ -16,7 +16,7 @@ export interface DatabaseFault {
 }
 
 /** This project's own SQLSTATEs and the others that a caller can do something about. `docs/errors.md` lists them. */
-const CODE_OF_SQLSTATE: Readonly<Record<string, ErrorCode>> = {
+export const CODE_OF_SQLSTATE: Readonly<Record<string, ErrorCode>> = {
   RE001: "wrong_width",
   RE002: "wrong_space",
   RE003: "invalid_vector",
@@ -35,11 +35,20 @@ const CODE_OF_SQLSTATE: Readonly<Record<string, ErrorCode>> = {
   PGRST303: "unauthorized",
   "42501": "forbidden",
   "55P03": "busy",
+  // A conflict with another transaction that ended this one.
+  "40001": "busy",
+  "40P01": "busy",
+  "57014": "database_timeout",
 };
+
+/** Class 22, data exception: a value that does not fit its type, or text that PostgreSQL cannot hold. */
+function codeOf({ code = "" }: DatabaseFault): ErrorCode | undefined {
+  return CODE_OF_SQLSTATE[code] ?? (/^22...$/.test(code) ? "invalid_request" : undefined);
+}
 
 /** A database error whose message may be shown: ours, or a safe sentence instead of PostgreSQL's, which may quote a row. */
 export function databaseError(fault: DatabaseFault): ReembedError {
-  const code = CODE_OF_SQLSTATE[fault.code ?? ""];
+  const code = codeOf(fault);
   if (code !== undefined && fault.code?.startsWith("RE")) {
     return new ReembedError(code, fault.message, fault.hint ?? "");
   }
@@ -60,6 +69,18 @@ export function databaseError(fault: DatabaseFault): ReembedError {
       );
     case "busy":
       return new ReembedError(code, "a lock was not to be had in time", "Nothing was changed; try again.");
+    case "database_timeout":
+      return new ReembedError(
+        code,
+        "the database took too long and cancelled the call",
+        "Nothing was changed; ask for less at once, or try again.",
+      );
+    case "invalid_request":
+      return new ReembedError(
+        code,
+        `the database does not take one of the values (${fault.code})`,
+        "Check the values: a filter must fit its column's type, and text holds no NUL character.",
+      );
     default:
       return new ReembedError(
         "database_unavailable",

@@ -69,8 +69,10 @@ export interface SliceReport {
 const MOST_TOKENS = 250_000;
 /** A complete holds row locks on the application's table: it is cut so that it takes about this long. */
 const COMPLETE_TARGET_MS = 60;
-/** How often one row is asked for with waiting (up to half a second each) before a paid vector is given up. */
-const BUSY_TRIES = 20;
+/** How long a claim asks for rows that the application holds, before paid vectors are given up. Inside an edge function's time. */
+const LONGEST_WAIT_MS = 30_000;
+/** The longest delay the queue takes. */
+const LONGEST_DELAY_SECONDS = 86_400;
 
 /**
  * Works off due jobs until one of the ends in `SliceEnd`.
@@ -142,7 +144,39 @@ function leaseOf(claim: Exclude<Claim, { reason: "paused" }>): Lease {
   return { version_id, lease_token, usage_id, space };
 }
 
-/** Embeds and completes one claim. Returns why the slice must end, or undefined to go on. */
+/** A text of a claim and the rows that have it. */
+interface Text {
+  readonly input: string;
+  readonly rows: readonly Job[];
+}
+
+/** A provider request for the ledger, and the texts whose vectors it brought. */
+interface Sent {
+  readonly entry: LedgerEntry;
+  readonly texts: readonly Text[];
+}
+
+/** What came back for the texts of a claim. */
+interface Answers {
+  readonly results: readonly Result[];
+  /** Why the slice must end; undefined to go on. */
+  readonly stop: SliceEnd | undefined;
+  /** What no embedder should throw, to be thrown on once what was paid is stored. */
+  readonly bug: { readonly error: unknown } | undefined;
+}
+
+/** Everything that the steps of one claim share. */
+interface ClaimContext {
+  readonly queue: Queue;
+  readonly lease: Lease;
+  readonly report: SliceReport;
+  readonly now: () => number;
+  readonly signal: AbortSignal | undefined;
+  /** Grows with each request, so that the ledger hears of them also when the database fails on the way. */
+  readonly sent: Sent[];
+}
+
+/** Embeds and completes one claim, and settles it once, whatever happens. Returns why the slice must end, or undefined to go on. */
 async function workClaim(
   ports: WorkerPorts,
   completer: Completer,
@@ -153,145 +187,224 @@ async function workClaim(
   now: () => number,
 ): Promise<SliceEnd | undefined> {
   const { queue } = ports;
-  const entries: LedgerEntry[] = [];
-  const release = async (rowIds: readonly string[], delaySeconds: number) => {
-    if (rowIds.length === 0) return;
-    await queue.release(lease, rowIds, delaySeconds);
-    report.released += rowIds.length;
-  };
-
   let embedder: Embedder;
   try {
     embedder = ports.embedderFor(lease.space);
   } catch (error) {
-    await release(rowsOf(jobs), 60);
-    await queue.settle(lease, []);
+    await giveBack(queue, lease, jobs, 60, []);
     throw error;
   }
 
+  const context: ClaimContext = { queue, lease, report, now, signal, sent: [] };
   // Equal texts are sent once; an empty one is never sent.
-  const groups = Map.groupBy(jobs, ({ hash }) => hash);
-  const blank = jobs.filter(({ input }) => input.trim() === "");
-  const texts = [...groups.values()].filter(([first]) => first && first.input.trim() !== "");
-  let stop: SliceEnd | undefined;
-
-  const results: Result[] = blank.map(({ row_id, hash }) => ({
+  const texts = textsOf(jobs);
+  const blank = texts.filter(isBlank).flatMap(({ rows }) => rows);
+  const skips = blank.map(({ row_id, hash }) => ({
     row_id,
     hash,
     vector: null,
     skipped: "empty",
     tokens: 0,
   }));
-  report.skipped += blank.length;
+  let answers: Answers;
+  let outcomes: Outcomes;
+  try {
+    answers = await embedTexts(
+      context,
+      embedder,
+      texts.filter((text) => !isBlank(text)),
+    );
+    outcomes = await completer(lease, [...skips, ...answers.results]);
+    // Not counted with the released ones: these were paid.
+    if (outcomes.busy.length > 0) await queue.release(lease, outcomes.busy, 1);
+  } catch (error) {
+    // None of the vectors is known to be stored.
+    const entries = context.sent.map(({ entry, texts }) => ({ ...entry, stale: texts.length }));
+    await giveBack(queue, lease, jobs, 1, entries);
+    throw error;
+  }
 
-  // Halves that are still to be sent, first one last.
+  const lost = new Set([...outcomes.stale, ...outcomes.lost_lease, ...outcomes.gone, ...outcomes.busy]);
+  const skipped = blank.filter(({ row_id }) => !lost.has(row_id)).length;
+  report.skipped += skipped;
+  report.done += outcomes.done - skipped;
+  report.stale += outcomes.stale.length;
+  report.lost_lease += outcomes.lost_lease.length;
+  report.gone += outcomes.gone.length;
+  report.busy += outcomes.busy.length;
+  await queue.settle(
+    lease,
+    context.sent.map(({ entry, texts }) => ({
+      ...entry,
+      stale: texts.filter(({ rows }) => rows.every(({ row_id }) => lost.has(row_id))).length,
+    })),
+  );
+  if (answers.bug) throw answers.bug.error;
+  return answers.stop;
+}
+
+/**
+ * Sends texts in one request, and what the provider refuses as too large or as bad input in halves, until the culprit stands alone. Rows that got
+ * no vector are failed or given back here. Never throws for the embedder, only for the database.
+ */
+async function embedTexts(
+  context: ClaimContext,
+  embedder: Embedder,
+  texts: readonly Text[],
+): Promise<Answers> {
+  const { report, signal, sent, now } = context;
+  const results: Result[] = [];
+  // Parts that are still to be sent, the first one last.
   const waiting = texts.length === 0 ? [] : [texts];
   for (let part = waiting.pop(); part !== undefined; part = waiting.pop()) {
-    const inputs = part.flatMap(([first]) => (first ? [first.input] : []));
-    const sent = now();
-    const latency = () => Math.round(now() - sent);
+    const began = now();
+    const note = (
+      { state, outcome, tokens }: Pick<LedgerEntry, "state" | "outcome" | "tokens">,
+      bought: readonly Text[],
+    ) => {
+      const latency_ms = Math.round(now() - began);
+      report.requests += 1;
+      if (state === "settled") report.tokens += tokens;
+      sent.push({
+        entry: { state, outcome, inputs: inputs.length, stale: 0, tokens, latency_ms },
+        texts: bought,
+      });
+    };
+    const inputs = part.map(({ input }) => input);
     try {
       const { vectors, usage } = await embedder.embed(inputs, {
         purpose: "document",
         ...(signal ? { signal } : {}),
       });
-      report.requests += 1;
-      report.tokens += usage.tokens;
-      entries.push({
-        state: "settled",
-        outcome: "ok",
-        inputs: inputs.length,
-        stale: 0,
-        tokens: usage.tokens,
-        latency_ms: latency(),
-      });
-      for (const [index, group] of part.entries()) {
-        const vector = printVector(vectors[index] ?? []);
-        for (const [copy, { row_id, hash, tokens }] of group.entries()) {
-          results.push({ row_id, hash, vector, skipped: null, tokens: copy === 0 ? tokens : 0 });
-        }
-      }
+      note({ state: "settled", outcome: "ok", tokens: usage.tokens }, part);
+      results.push(...part.flatMap((text, index) => resultsOf(text, vectors[index] ?? [])));
     } catch (error) {
-      if (!(error instanceof ProviderError)) throw error;
-      const unsent = waiting.flat(2);
-      const these = part.flat();
+      const unsent = waiting.flat();
+      if (!(error instanceof ProviderError)) {
+        // Nobody knows whether it was sent and paid. An attempt is spent, so that this cannot go on for ever.
+        note({ state: "lost", outcome: "unforeseen", tokens: estimateOf(part) }, []);
+        report.error = `the embedder failed in a way nobody foresaw (${error instanceof Error ? error.name : typeof error})`;
+        await fail(context, part, report.error, backoffSeconds(part));
+        await release(context, unsent, 1);
+        return { results, stop: undefined, bug: { error } };
+      }
       if (error.billed !== "no" || error.providerStatus !== undefined) {
-        report.requests += 1;
-        entries.push({
-          state: error.billed === "maybe" ? "lost" : "settled",
-          outcome: error.fault,
-          inputs: inputs.length,
-          stale: 0,
-          tokens: error.billed === "no" ? 0 : error.billed === "maybe" ? sumTokens(these) : error.billed,
-          latency_ms: latency(),
-        });
+        const { fault, billed } = error;
+        if (billed === "maybe") note({ state: "lost", outcome: fault, tokens: estimateOf(part) }, []);
+        else note({ state: "settled", outcome: fault, tokens: billed === "no" ? 0 : billed }, []);
       }
       report.error = error.message;
       // Too large for this account's limits as it is: waiting does not help, halving does.
-      if ((error.class === "input" || error.requestTooLarge) && part.length > 1) {
-        const middle = Math.ceil(part.length / 2);
-        waiting.push(part.slice(middle), part.slice(0, middle));
-        continue;
-      }
       if (error.class === "input" || error.requestTooLarge) {
-        const { failed, retried } = await queue.fail(lease, rowsOf(these), error.message, null);
-        report.failed += failed;
-        report.retried += retried;
+        if (part.length === 1) {
+          await fail(context, part, error.message, null);
+        } else {
+          const middle = Math.ceil(part.length / 2);
+          waiting.push(part.slice(middle), part.slice(0, middle));
+        }
         continue;
       }
-      if (error.fault === "aborted") {
-        stop = "stopped";
-        await release(rowsOf([...these, ...unsent]), 0);
-      } else if (error.class === "rate_limit") {
-        stop = "rate_limited";
-        await release(rowsOf([...these, ...unsent]), (error.retryAfterMs ?? 5_000) / 1000);
-      } else if (error.class === "transient") {
-        stop = "provider_failed";
-        const attempts = Math.max(...these.map((job) => job.attempts));
-        const { failed, retried } = await queue.fail(
-          lease,
-          rowsOf(these),
-          error.message,
-          backoffSeconds(attempts),
-        );
-        report.failed += failed;
-        report.retried += retried;
-        await release(rowsOf(unsent), 1);
-      } else {
-        stop = "paused";
-        await queue.pauseSpace(lease.space.id, error.message);
-        await release(rowsOf([...these, ...unsent]), 0);
-      }
-      break;
+      return { results, stop: await stopFor(error, context, part, unsent), bug: undefined };
     }
   }
-
-  const outcomes = await completer(lease, results);
-  report.done += outcomes.done - countOf(blank, outcomes);
-  report.stale += outcomes.stale.length;
-  report.lost_lease += outcomes.lost_lease.length;
-  report.gone += outcomes.gone.length;
-  report.busy += outcomes.busy.length;
-  await release(outcomes.busy, 1);
-  const unstored =
-    outcomes.stale.length + outcomes.lost_lease.length + outcomes.gone.length + outcomes.busy.length;
-  const paid = entries.findIndex(({ outcome }) => outcome === "ok");
-  if (paid >= 0 && unstored > 0) entries[paid] = { ...(entries[paid] as LedgerEntry), stale: unstored };
-  await queue.settle(lease, entries);
-  return stop;
+  return { results, stop: undefined, bug: undefined };
 }
 
-const rowsOf = (jobs: readonly Job[]): string[] => jobs.map(({ row_id }) => row_id);
-const sumTokens = (jobs: readonly Job[]): number => jobs.reduce((sum, { tokens }) => sum + tokens, 0);
+/** Gives back or backs off what a provider's error leaves undone: the request that failed, and what was not sent after it. */
+async function stopFor(
+  error: ProviderError,
+  context: ClaimContext,
+  part: readonly Text[],
+  unsent: readonly Text[],
+): Promise<SliceEnd> {
+  const askedSeconds = Math.min((error.retryAfterMs ?? 0) / 1000, LONGEST_DELAY_SECONDS);
+  if (error.fault === "aborted") {
+    await release(context, [...part, ...unsent], 0);
+    return "stopped";
+  }
+  if (error.class === "rate_limit") {
+    await release(context, [...part, ...unsent], error.retryAfterMs === undefined ? 5 : askedSeconds);
+    return "rate_limited";
+  }
+  if (error.class === "transient") {
+    await fail(context, part, error.message, Math.max(backoffSeconds(part), askedSeconds));
+    await release(context, unsent, 1);
+    return "provider_failed";
+  }
+  await context.queue.pauseSpace(context.lease.space.id, error.message);
+  await release(context, [...part, ...unsent], 0);
+  return "paused";
+}
 
-/** How many of these rows were completed. */
-function countOf(jobs: readonly Job[], { stale, lost_lease, gone, busy }: Outcomes): number {
-  const lost = new Set([...stale, ...lost_lease, ...gone, ...busy]);
-  return jobs.filter(({ row_id }) => !lost.has(row_id)).length;
+async function release(
+  { queue, lease, report }: ClaimContext,
+  texts: readonly Text[],
+  delaySeconds: number,
+): Promise<void> {
+  if (texts.length === 0) return;
+  const rows = rowsOf(texts);
+  const released = await queue.release(lease, rows, delaySeconds);
+  report.released += released;
+  report.lost_lease += rows.length - released;
+}
+
+async function fail(
+  { queue, lease, report }: ClaimContext,
+  texts: readonly Text[],
+  message: string,
+  retrySeconds: number | null,
+): Promise<void> {
+  const rows = rowsOf(texts);
+  const { failed, retried } = await queue.fail(lease, rows, message, retrySeconds);
+  report.failed += failed;
+  report.retried += retried;
+  report.lost_lease += rows.length - failed - retried;
+}
+
+/**
+ * Gives back what is still leased, and settles, before an error is thrown on. Should the database fail here too, the end of the lease does both:
+ * others take the jobs then, and the reservation counts as lost.
+ */
+async function giveBack(
+  queue: Queue,
+  lease: Lease,
+  jobs: readonly Job[],
+  delaySeconds: number,
+  entries: readonly LedgerEntry[],
+): Promise<void> {
+  const rows = jobs.map(({ row_id }) => row_id);
+  await queue.release(lease, rows, delaySeconds).catch(() => undefined);
+  await queue.settle(lease, entries).catch(() => undefined);
+}
+
+function textsOf(jobs: readonly Job[]): Text[] {
+  return [...Map.groupBy(jobs, ({ hash }) => hash).values()].map((rows) => ({
+    input: rows[0]?.input ?? "",
+    rows,
+  }));
+}
+
+const isBlank = ({ input }: Text): boolean => input.trim() === "";
+const rowsOf = (texts: readonly Text[]): string[] =>
+  texts.flatMap(({ rows }) => rows.map(({ row_id }) => row_id));
+const estimateOf = (texts: readonly Text[]): number =>
+  texts.reduce((sum, { rows }) => sum + (rows[0]?.tokens ?? 0), 0);
+
+/** A result for each row of a text; its tokens are written to one of them, since they were paid once. */
+function resultsOf({ rows }: Text, vector: readonly number[]): Result[] {
+  const printed = printVector(vector);
+  return rows.map(({ row_id, hash, tokens }, copy) => ({
+    row_id,
+    hash,
+    vector: printed,
+    skipped: null,
+    tokens: copy === 0 ? tokens : 0,
+  }));
 }
 
 /** Two seconds doubled with each attempt, five minutes at most, scattered by a half so that retries do not meet again. */
-function backoffSeconds(attempts: number): number {
+function backoffSeconds(texts: readonly Text[]): number {
+  const attempts = Math.max(...texts.flatMap(({ rows }) => rows.map((row) => row.attempts)));
   return Math.min(300, 2 ** attempts) * (0.75 + Math.random() / 2);
 }
 
@@ -303,8 +416,8 @@ function printVector(vector: readonly number[]): string {
 type Completer = (lease: Lease, results: readonly Result[]) => Promise<Outcomes>;
 
 /**
- * Completes in slices whose size follows the time the last one took, then asks again for the rows that the application held: one a
- * transaction, waiting, holding nothing. A paid vector is not thrown away lightly.
+ * Completes in slices whose size follows the time the last one took; one that the database cancelled is halved and sent again. Then it asks again
+ * for the rows that the application held: one a transaction, waiting, holding nothing, in turn. A paid vector is not thrown away lightly.
  */
 function createCompleter(queue: Queue, now: () => number): Completer {
   let size = 64;
@@ -316,28 +429,54 @@ function createCompleter(queue: Queue, now: () => number): Completer {
       total.lost_lease.push(...part.lost_lease);
       total.gone.push(...part.gone);
     };
-    const held = new Set<string>();
+    const held: Result[] = [];
     for (let at = 0; at < results.length; ) {
       const slice = results.slice(at, at + size);
       const began = now();
-      const part = await queue.complete(lease, slice);
+      const part = await completeUnlessCancelled(queue, lease, slice, false);
       const took = now() - began;
-      add(part);
-      for (const row of part.busy) held.add(row);
+      if (part === undefined && slice.length > 1) {
+        size = Math.ceil(slice.length / 2);
+        continue;
+      }
       at += slice.length;
+      if (part === undefined) {
+        held.push(...slice);
+        continue;
+      }
+      add(part);
+      const busy = new Set(part.busy);
+      held.push(...slice.filter(({ row_id }) => busy.has(row_id)));
       if (slice.length === size) {
         const fitting = Math.round((size * COMPLETE_TARGET_MS) / Math.max(took, 1));
         size = Math.min(Math.max(fitting, Math.ceil(size / 2), 8), size * 2, 1000);
       }
     }
-    for (const result of results.filter(({ row_id }) => held.has(row_id))) {
-      let part: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [result.row_id] };
-      for (let tries = 0; tries < BUSY_TRIES && part.busy.length > 0; tries += 1) {
-        part = await queue.complete(lease, [result], { wait: true });
+    const began = now();
+    for (let result = held.shift(); result !== undefined; result = held.shift()) {
+      if (now() - began >= LONGEST_WAIT_MS) {
+        total.busy.push(result.row_id);
+        continue;
       }
-      add(part);
-      total.busy.push(...part.busy);
+      const part = await completeUnlessCancelled(queue, lease, [result], true);
+      if (part === undefined || part.busy.length > 0) held.push(result);
+      else add(part);
     }
     return total;
   };
+}
+
+/** The outcomes, or undefined where the database gave the call up and changed nothing. */
+async function completeUnlessCancelled(
+  queue: Queue,
+  lease: Lease,
+  results: readonly Result[],
+  wait: boolean,
+): Promise<Outcomes | undefined> {
+  try {
+    return await queue.complete(lease, results, { wait });
+  } catch (error) {
+    if (error instanceof ReembedError && (error.code === "busy" || error.code === "database_timeout")) return;
+    throw error;
+  }
 }
