@@ -6,7 +6,7 @@
 create table reembed.spaces (
   id text primary key,
   provider text not null check (provider ~ '^[a-z][a-z0-9-]*$'),
-  model text not null check (model <> ''),
+  model text not null check (model ~ '^[A-Za-z0-9][A-Za-z0-9._:/+-]*$'),
   dimensions int not null check (dimensions between 1 and 4000),
   distance text not null default 'cosine' check (distance = 'cosine'),
   query_prefix text not null default '',
@@ -47,7 +47,7 @@ create table reembed.versions (
   vector_table regclass not null,
   vector_column name not null,
   vector_key name[] not null,
-  match_function name not null,
+  match_function name not null check (match_function ~ '^[a-z][a-z0-9_]*$'),
   match_threshold double precision not null check (match_threshold between -1 and 1),
   takes_unnamed boolean not null default false,
   state text not null default 'prepared' check (state in ('prepared', 'loading', 'indexing', 'ready', 'retired')),
@@ -205,9 +205,14 @@ declare
   s reembed.spaces;
   column_type text;
   column_width int;
+  input regprocedure;
 begin
   select * into c from reembed.collections where id = new.collection_id;
   select * into s from reembed.spaces where id = new.space_id;
+  if concat(c.source_table, c.key_columns, c.public_columns, c.filter_columns, new.vector_table, new.vector_column, new.vector_key, new.input_function) like '%$body$%' then
+    raise exception using errcode = 'RE008', message = format('a name of collection %s contains $body$, which ends the body of a function', c.name),
+      hint = 'Rename the table, column or function.';
+  end if;
   select format_type(a.atttypid, null), a.atttypmod into column_type, column_width
     from pg_catalog.pg_attribute a
    where a.attrelid = new.vector_table and a.attname = new.vector_column and not a.attisdropped;
@@ -221,13 +226,18 @@ begin
       message = format('vector_column: %I is %s wide, space %s is %s wide', new.vector_column, column_width, s.id, s.dimensions),
       hint = 'A version''s column has exactly the dimensions of its space.';
   end if;
-  if to_regprocedure(format('%s(%s)', new.input_function, c.source_table)) is null then
+  begin
+    input := to_regprocedure(format('%s(%s)', new.input_function, c.source_table));
+  exception when syntax_error or invalid_name then
+    null;
+  end;
+  if input is null then
     raise exception using errcode = 'RE008',
       message = format('input_function: there is no function %s(%s)', new.input_function, c.source_table),
       hint = 'It takes a row of the collection''s table and returns the text to embed.';
   end if;
   if (select p.provolatile <> 'i' or p.prorettype <> 'text'::regtype
-        from pg_catalog.pg_proc p where p.oid = to_regprocedure(format('%s(%s)', new.input_function, c.source_table))) then
+        from pg_catalog.pg_proc p where p.oid = input) then
     raise exception using errcode = 'RE008',
       message = format('input_function: %s must be immutable and return text', new.input_function),
       hint = 'A text that depends on anything but its own row changes without a trigger seeing it.';

@@ -157,7 +157,9 @@ begin
     new_id := %5$s;
     if old_id <> new_id then
       -- The vector moves with its row: so does its record, and the claim finds out that nothing has to be bought.
-      delete from reembed.jobs j where j.version_id = %1$s and j.row_id = old_id;
+      -- Where rows exchange keys in one statement, the old key is another row's by now, and the job of it.
+      delete from reembed.jobs j where j.version_id = %1$s and j.row_id = old_id
+         and not exists (select from %10$s t where %11$s and %12$s = old_id);
       delete from reembed.records r where r.version_id = %1$s and r.row_id = new_id;
       update reembed.records r set row_id = new_id where r.version_id = %1$s and r.row_id = old_id;
     end if;
@@ -188,7 +190,10 @@ $sql$,
     vector_changed,
     v.input_function || '(old)',
     v.input_function || '(new)',
-    reembed.key_of(c.key_columns, 'o'));
+    reembed.key_of(c.key_columns, 'o'),
+    c.source_table,
+    reembed.key_match(c, c.key_columns, 't', 'old_id'),
+    reembed.key_of(c.key_columns, 't'));
 end
 $$;
 comment on function reembed.trigger_function_sql(reembed.versions) is
@@ -205,6 +210,7 @@ create or replace function reembed.track_vectors_%1$s() returns trigger
 language plpgsql security definer set search_path = '' as $body$
 declare
   changed_ids text[];
+  is_moved boolean := false;
 begin
   if coalesce(current_setting('reembed.completing', true), '') = %2$L then
     return null;
@@ -220,14 +226,17 @@ begin
     changed_ids := array[%5$s, %6$s];
   elsif %5$s <> %6$s then
     -- The vector moved with its row, whose own trigger moves the record: the claim finds out that nothing has to be bought.
-    insert into reembed.jobs as j (version_id, row_id) values (%1$s, %5$s), (%1$s, %6$s)
-    %8$s;
-    return null;
+    changed_ids := array[%5$s, %6$s];
+    is_moved := true;
   else
     return null;
   end if;
-  delete from reembed.records r where r.version_id = %1$s and r.row_id = any (changed_ids);
-  insert into reembed.jobs as j (version_id, row_id) select distinct %1$s, u.id from unnest(changed_ids) u(id) order by 2
+  if not is_moved then
+    delete from reembed.records r where r.version_id = %1$s and r.row_id = any (changed_ids);
+  end if;
+  -- A cascade comes here after the source's own triggers: a row that is gone has no job.
+  insert into reembed.jobs as j (version_id, row_id)
+  select distinct %1$s, u.id from unnest(changed_ids) u(id) where exists (select from %4$s t where %9$s) order by 2
   %8$s;
   return null;
 end
@@ -235,7 +244,8 @@ $body$;
 revoke execute on function reembed.track_vectors_%1$s() from public;
 $sql$,
     v.id, v.id::text, reembed.key_of(c.key_columns, 't'), c.source_table,
-    reembed.key_of(v.vector_key, 'old'), reembed.key_of(v.vector_key, 'new'), reembed.vector_differs(v), reembed.enqueue_clause());
+    reembed.key_of(v.vector_key, 'old'), reembed.key_of(v.vector_key, 'new'), reembed.vector_differs(v), reembed.enqueue_clause(),
+    reembed.key_match(c, c.key_columns, 't', 'u.id'));
 end
 $$;
 comment on function reembed.vector_trigger_function_sql(reembed.versions) is
@@ -319,10 +329,16 @@ begin
   execute format('select coalesce(array_agg(row_id), ''{}'') from (select g.row_id from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
       c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
     into locked using missing;
-  insert into reembed.jobs as j (version_id, row_id, priority)
-  select v.id, m.row_id, 1 from unnest(locked) m(row_id) order by m.row_id
-  on conflict do nothing;
-  get diagnostics queued = row_count;
+  -- The app may be enqueueing one of them for a vector that it writes, without holding the row; it is not waited for.
+  perform set_config('lock_timeout', '500ms', true);
+  begin
+    insert into reembed.jobs as j (version_id, row_id, priority)
+    select v.id, m.row_id, 1 from unnest(locked) m(row_id) order by m.row_id
+    on conflict do nothing;
+    get diagnostics queued = row_count;
+  exception when lock_not_available then
+    locked := array[]::text[];
+  end;
   return jsonb_build_object('enqueued', queued,
     'busy', (select coalesce(jsonb_agg(m.row_id), '[]'::jsonb) from unnest(missing) m(row_id) where m.row_id <> all (locked)),
     'last', case when cardinality(chunk) < max_rows then null else chunk_end end);

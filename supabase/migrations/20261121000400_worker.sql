@@ -124,12 +124,14 @@ begin
   exception when lock_not_available then
     return jsonb_build_object('reason', 'busy', 'jobs', '[]'::jsonb);
   end;
-  select * into s from reembed.spaces x where x.id = v.space_id for update;
+  -- Not `for update`: whoever writes the ledger refers to this row, and a search must not wait for a claim.
+  select * into s from reembed.spaces x where x.id = v.space_id for no key update;
   deadline := clock_timestamp() + make_interval(secs => lease_seconds);
 
   -- A worker that never came back: its reservation counts as spent.
   update reembed.usage u set state = 'lost', outcome = 'no answer before the lease ended'
-   where u.space_id = s.id and u.state = 'reserved' and u.lease_until < clock_timestamp();
+   where u.id in (select o.id from reembed.usage o
+                   where o.space_id = s.id and o.state = 'reserved' and o.lease_until < clock_timestamp() for update skip locked);
 
   for priority_now in 0..1 loop
     select coalesce(array_agg(x.row_id), '{}') into part from (
@@ -238,6 +240,7 @@ declare
   lost_rows text[] := array[]::text[];
   mine text[] := array[]::text[];
   free_vectors text[];
+  parsed extensions.vector[];
 begin
   if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)
      or cardinality(row_ids) is distinct from cardinality(tokens)
@@ -266,6 +269,14 @@ begin
     if v.space_id <> complete.space_id then
       return reembed.outcomes(0, row_ids, '{}', '{}', '{}');
     end if;
+    begin
+      execute format('select array_agg(u.vector::extensions.vector(%s) order by u.n) from unnest($1) with ordinality u(vector, n)',
+          (select s.dimensions from reembed.spaces s where s.id = v.space_id)) into parsed using vectors;
+    exception when data_exception then
+      -- Not the server's own message: it shows the vector.
+      raise exception using errcode = 'RE004', message = format('vectors: one is not a vector of the finite numbers that %s has', v.space_id),
+        hint = 'Pass each as [...] with as many numbers as the space has dimensions.';
+    end;
     execute format('lock table %s in %s mode', c.source_table, case when in_source then 'row exclusive' else 'row share' end);
     execute format('lock table %s in row exclusive mode', v.vector_table);
 
@@ -319,16 +330,16 @@ begin
       if in_source then
         execute format('update %s t set %I = g.vector::%s from unnest($1, $2) g(row_id, vector) where g.row_id = any ($3) and %s',
             c.source_table, v.vector_column, column_type, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          using row_ids, vectors, mine;
+          using row_ids, parsed, mine;
       else
         execute format('delete from %s e using unnest($1, $2) g(row_id, vector) where g.vector is null and g.row_id = any ($3) and %s',
             v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
-          using row_ids, vectors, mine;
+          using row_ids, parsed, mine;
         execute format('insert into %1$s (%2$s, %3$I) select %4$s, g.vector::%5$s from unnest($1, $2) g(row_id, vector) join %6$s t on %7$s
                          where g.vector is not null and g.row_id = any ($3) on conflict (%2$s) do update set %3$I = excluded.%3$I',
             v.vector_table, (select string_agg(format('%I', k), ', ' order by n) from unnest(v.vector_key) with ordinality u(k, n)), v.vector_column,
             reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          using row_ids, vectors, mine;
+          using row_ids, parsed, mine;
       end if;
       perform set_config('reembed.completing', '', true);
       insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, skipped)

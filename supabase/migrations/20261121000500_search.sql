@@ -31,7 +31,7 @@ begin
                      -- Of length 1, because half precision overflows early; a cosine does not see it.
                      case when vector_type like 'extensions.halfvec%' then format('extensions.l2_normalize(query_embedding)::%s', vector_type) else 'query_embedding' end);
   source := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
-  select coalesce(string_agg(format(' and (filter_%1$s is null or t.%1$I = filter_%1$s)', f), '' order by n), '')
+  select coalesce(string_agg(format(' and (%1$I is null or t.%2$I = %1$I)', 'filter_' || f, f), '' order by n), '')
     into conditions from unnest(c.filter_columns) with ordinality u(f, n);
   if not v.takes_unnamed and exists (
        select from reembed.versions o join reembed.spaces os on os.id = o.space_id
@@ -110,7 +110,7 @@ comment on function public.%1$I is %17$L;
 $sql$,
     v.match_function,
     v.match_threshold,
-    (select coalesce(string_agg(format(E'  filter_%s %s default null,\n', f, format_type(a.atttypid, null)), '' order by n), '')
+    (select coalesce(string_agg(format(E'  %I %s default null,\n', 'filter_' || f, format_type(a.atttypid, null)), '' order by n), '')
        from unnest(c.filter_columns) with ordinality u(f, n)
        join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f),
     (select string_agg(format('%I %s', p, format_type(a.atttypid, null)), ', ' order by n)

@@ -50,13 +50,17 @@ begin
   if not exists (select from reembed.spaces s where s.id = set_space.space_id) then
     raise exception using errcode = 'RE008', message = format('space_id: space %L is unknown', left(space_id, 100)), hint = 'Add it first with reembed.add_space.';
   end if;
-  update reembed.versions x
-     set space_id = set_space.space_id,
-         match_threshold = case when v.number = 1 then v.match_threshold else (select s.default_threshold from reembed.spaces s where s.id = set_space.space_id) end
-   where x.id = v.id;
-  if v.maintained then
-    perform reembed.create_triggers((select x from reembed.versions x where x.id = v.id));
-  end if;
+  begin
+    -- The records are locked against writers, so that no complete is under way in the old space: not for long, and not behind a long one.
+    perform set_config('lock_timeout', '1s', true);
+    update reembed.versions x
+       set space_id = set_space.space_id,
+           match_threshold = case when v.number = 1 then v.match_threshold else (select s.default_threshold from reembed.spaces s where s.id = set_space.space_id) end
+     where x.id = v.id;
+  exception when lock_not_available then
+    raise exception using errcode = 'RE009', message = format('a transaction is writing records: the space of version %s of %s could not be changed', v.number, set_space.collection),
+      hint = 'Nothing was changed. See pg_stat_activity for a long transaction, then run the same again.';
+  end;
   for sibling in select x.id from reembed.versions x where x.collection_id = v.collection_id and x.state <> 'retired' order by x.number loop
     perform reembed.create_match_function(sibling.id);
   end loop;
@@ -65,7 +69,7 @@ begin
 end
 $$;
 comment on function reembed.set_space(text, int, text) is
-  'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments.';
+  'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
 create function reembed.start_loading(collection text, version int) returns void
 language plpgsql volatile security invoker set search_path = '' as $$
