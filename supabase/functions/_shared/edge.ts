@@ -57,6 +57,14 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
     async caller(request) {
       const apikey = await requireKey(request, ["publishable:*", "secret:*"]);
       const { token } = extractCredentials(request);
+      // Whoever sends something means to be somebody: what cannot be read is refused, never taken for nobody.
+      if (token === null && request.headers.get("authorization")) {
+        throw new ReembedError(
+          "unauthorized",
+          "the header authorization is not of the form Bearer <token>",
+          "Send the user's access token so, or leave the header out.",
+        );
+      }
       // Clients without a session repeat their key as the bearer: that is no token.
       return connect(apikey, token === null || token === apikey ? undefined : token);
     },

@@ -18,7 +18,7 @@ const optional = z
 const schema = z.object({
   SUPABASE_URL: z.url(),
   SUPABASE_PUBLISHABLE_KEYS: keyMap,
-  SUPABASE_SECRET_KEYS: keyMap,
+  SUPABASE_SECRET_KEYS: keyMap.refine((keys) => Object.keys(keys).length > 0, "must hold at least one key"),
   OPENAI_API_KEY: optional,
   OPENAI_BASE_URL: optional.pipe(z.url().optional()),
 });

@@ -29,7 +29,9 @@ export function serve(
 ): (request: Request) => Promise<Response> {
   return async (request) => {
     const requestId = crypto.randomUUID();
-    if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: CORS });
+    if (request.method === "OPTIONS") {
+      return new Response(null, { status: 204, headers: { ...CORS, "x-request-id": requestId } });
+    }
     try {
       if (request.method !== "POST") {
         throw new ReembedError(

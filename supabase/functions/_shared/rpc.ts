@@ -35,20 +35,22 @@ export const CODE_OF_SQLSTATE: Readonly<Record<string, ErrorCode>> = {
   PGRST303: "unauthorized",
   "42501": "forbidden",
   "55P03": "busy",
+  // A value that does not fit its type, or text that PostgreSQL cannot hold: it takes no NUL.
+  "22003": "invalid_request",
+  "22007": "invalid_request",
+  "22008": "invalid_request",
+  "22021": "invalid_request",
+  "22P02": "invalid_request",
+  "22P05": "invalid_request",
   // A conflict with another transaction that ended this one.
   "40001": "busy",
   "40P01": "busy",
   "57014": "database_timeout",
 };
 
-/** Class 22, data exception: a value that does not fit its type, or text that PostgreSQL cannot hold. */
-function codeOf({ code = "" }: DatabaseFault): ErrorCode | undefined {
-  return CODE_OF_SQLSTATE[code] ?? (/^22...$/.test(code) ? "invalid_request" : undefined);
-}
-
 /** A database error whose message may be shown: ours, or a safe sentence instead of PostgreSQL's, which may quote a row. */
 export function databaseError(fault: DatabaseFault): ReembedError {
-  const code = codeOf(fault);
+  const code = CODE_OF_SQLSTATE[fault.code ?? ""];
   if (code !== undefined && fault.code?.startsWith("RE")) {
     return new ReembedError(code, fault.message, fault.hint ?? "");
   }

@@ -1,8 +1,10 @@
 /** Search by text: route to a version, embed the query in that version's space, ask its match RPC. One version answers, never two. */
 import { z } from "zod";
-import type { Embedder, Space } from "./embedder.ts";
+import type { Embedded, Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
+import { ProviderError } from "./provider-error.ts";
 import type { Rpc } from "./rpc.ts";
+import { estimateTokens } from "./tokens.ts";
 
 const route = z.object({
   collection: z.string(),
@@ -83,13 +85,15 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
     }),
   );
   const space: Space = { ...to, id: to.space };
+  // Refused before a token is paid.
+  const filters = filterArguments(to, request.filters ?? {});
   const vector = await embedQuery(ports, space, request.query);
   const rows = await ports.caller(to.function, {
     query_embedding: `[${vector.join(",")}]`,
     match_threshold: request.match_threshold ?? null,
     match_count: request.match_count ?? 5,
     query_space: to.space,
-    ...filterArguments(to, request.filters ?? {}),
+    ...filters,
   });
   return {
     collection: to.collection,
@@ -103,21 +107,32 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   };
 }
 
-/** Embeds the query and writes it into the ledger, also when the provider's answer could not be used. */
+/** Embeds the query and writes it into the ledger, also when the provider's answer could not be used or never came. */
 async function embedQuery(ports: SearchPorts, space: Space, query: string): Promise<readonly number[]> {
   const embedder = ports.embedderFor(space);
   const began = performance.now();
-  const { vectors, usage } = await embedder.embed([query], { purpose: "query" });
-  const [vector] = vectors;
-  if (vector === undefined)
-    throw new ReembedError("provider_bad_answer", "the provider returned no vector", "Try again.");
-  if (usage.tokens > 0) {
-    await ports.service("reembed_record_query", {
-      space_id: space.id,
-      tokens: usage.tokens,
-      latency_ms: Math.round(performance.now() - began),
-      outcome: "ok",
-    });
+  const record = async (outcome: string, tokens: number) => {
+    if (tokens === 0) return;
+    const latency_ms = Math.round(performance.now() - began);
+    await ports.service("reembed_record_query", { space_id: space.id, tokens, latency_ms, outcome });
+  };
+  let embedded: Embedded;
+  try {
+    embedded = await embedder.embed([query], { purpose: "query" });
+  } catch (error) {
+    if (error instanceof ProviderError && error.billed !== "no") {
+      await record(error.fault, error.billed === "maybe" ? estimateTokens(query) : error.billed);
+    }
+    throw error;
+  }
+  await record("ok", embedded.usage.tokens);
+  const [vector] = embedded.vectors;
+  if (vector === undefined) {
+    throw new ReembedError(
+      "provider_bad_answer",
+      `${space.id}: the provider returned no vector`,
+      "Try again.",
+    );
   }
   return vector;
 }

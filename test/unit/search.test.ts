@@ -1,0 +1,177 @@
+/** Search by text on fake ports: routing, the retry, the filters, the ledger. */
+import { describe, expect, test } from "vitest";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
+import type { Rpc } from "../../supabase/functions/_shared/rpc.ts";
+import { type SearchPorts, search } from "../../supabase/functions/_shared/search.ts";
+
+const ROUTE = {
+  collection: "course_content",
+  version: 1,
+  active: true,
+  space: "test/model@2",
+  provider: "test",
+  model: "model",
+  dimensions: 2,
+  query_prefix: "query: ",
+  document_prefix: "",
+  max_input_tokens: 100,
+  function: "match_course_content",
+  filters: ["part_id"],
+  threshold: 0.5,
+};
+const ROW = { id: "1", title: "Commits", url: "https://a/#commits", similarity: 0.9 };
+const RETIRED = new ReembedError(
+  "version_retired",
+  "the version's match function is not there",
+  "It was finalized.",
+);
+
+/** Ports that answer each call of a name with the next value of its list (the last one again and again); an Error is thrown. */
+function ports(answers: Record<string, unknown[]>, embed?: () => Promise<never>) {
+  const calls: { name: string; args: Readonly<Record<string, unknown>> }[] = [];
+  const answer: Rpc = async (name, args) => {
+    calls.push({ name, args });
+    const list = answers[name] ?? [];
+    const value = list.length > 1 ? list.shift() : list[0];
+    if (value instanceof Error) throw value;
+    return value;
+  };
+  const embedded: { space: string; texts: readonly string[]; purpose: string }[] = [];
+  const made: SearchPorts = {
+    caller: answer,
+    service: answer,
+    embedderFor: (space) => ({
+      space,
+      embed: async (texts, { purpose }) => {
+        embedded.push({ space: space.id, texts, purpose });
+        return embed ? embed() : { vectors: [[0.5, 1]], usage: { tokens: 3 } };
+      },
+    }),
+  };
+  return { calls, embedded, made, named: (name: string) => calls.filter((call) => call.name === name) };
+}
+
+const QUERY = { collection: "course_content", query: "what is a commit" };
+
+describe("a search", () => {
+  test("routes, embeds in the version's space and asks its function, without a threshold unless one is given", async () => {
+    const { calls, embedded, made } = ports({ embedding_route: [ROUTE], match_course_content: [[ROW]] });
+    expect(await search(made, QUERY)).toEqual({
+      collection: "course_content",
+      version: 1,
+      space: "test/model@2",
+      results: [{ ...ROW, citation: { number: 1, title: "Commits", url: "https://a/#commits" } }],
+    });
+    expect(embedded).toEqual([{ space: "test/model@2", texts: ["what is a commit"], purpose: "query" }]);
+    expect(calls.map(({ name, args }) => [name, args])).toEqual([
+      ["embedding_route", { collection: "course_content", version: null }],
+      [
+        "reembed_record_query",
+        { space_id: "test/model@2", tokens: 3, latency_ms: expect.any(Number), outcome: "ok" },
+      ],
+      [
+        "match_course_content",
+        { query_embedding: "[0.5,1]", match_threshold: null, match_count: 5, query_space: "test/model@2" },
+      ],
+    ]);
+  });
+
+  test("passes version, count and threshold on", async () => {
+    const { made, named } = ports({ embedding_route: [ROUTE], match_course_content: [[]] });
+    await search(made, { ...QUERY, version: 1, match_count: 7, match_threshold: 0 });
+    expect(named("embedding_route")[0]?.args).toMatchObject({ version: 1 });
+    expect(named("match_course_content")[0]?.args).toMatchObject({ match_count: 7, match_threshold: 0 });
+  });
+
+  test("says how much of a loading version there is", async () => {
+    const { made } = ports({ embedding_route: [{ ...ROUTE, coverage: 0.25 }], match_course_content: [[]] });
+    expect(await search(made, QUERY)).toMatchObject({ coverage: 0.25, results: [] });
+  });
+
+  test("cites rows that have a title and a url, by their place", async () => {
+    const rows = [ROW, { ...ROW, url: null }, { similarity: 0.1 }, ROW];
+    const { made } = ports({ embedding_route: [ROUTE], match_course_content: [rows] });
+    const { results } = await search(made, QUERY);
+    expect(results.map(({ citation }) => citation?.number)).toEqual([1, undefined, undefined, 4]);
+  });
+});
+
+describe("filters", () => {
+  test("become arguments only when the registry lists them", async () => {
+    const { made, named } = ports({ embedding_route: [ROUTE], match_course_content: [[]] });
+    await search(made, { ...QUERY, filters: { part_id: "git" } });
+    expect(named("match_course_content")[0]?.args).toMatchObject({ filter_part_id: "git" });
+  });
+
+  test.each(["owner", "__proto__", "constructor", "part_id; drop table x"])(
+    "of another name are refused: %s",
+    async (name) => {
+      const { made, named } = ports({ embedding_route: [ROUTE], match_course_content: [[]] });
+      const filters = JSON.parse(`{${JSON.stringify(name)}: "x"}`);
+      await expect(search(made, { ...QUERY, filters })).rejects.toMatchObject({
+        code: "invalid_request",
+        message: expect.stringContaining("filters"),
+        hint: "Its filters: part_id.",
+      });
+      expect(named("match_course_content")).toEqual([]);
+    },
+  );
+
+  test("of another name are refused before a token is paid", async () => {
+    const { made, embedded } = ports({ embedding_route: [ROUTE], match_course_content: [[]] });
+    await search(made, { ...QUERY, filters: { owner: "x" } }).catch(() => undefined);
+    expect(embedded).toEqual([]);
+  });
+});
+
+describe("a version that is finalized between route and search", () => {
+  const V2 = { ...ROUTE, version: 2, space: "test/other@2", function: "match_course_content_v2" };
+
+  test("is noticed, and the search routed once more", async () => {
+    const { made, embedded } = ports({
+      embedding_route: [ROUTE, V2],
+      match_course_content: [RETIRED],
+      match_course_content_v2: [[ROW]],
+    });
+    expect(await search(made, QUERY)).toMatchObject({ version: 2, results: [{ id: "1" }] });
+    expect(embedded.map(({ space }) => space)).toEqual(["test/model@2", "test/other@2"]);
+  });
+
+  test("is tried once more only", async () => {
+    const { made, named } = ports({ embedding_route: [ROUTE], match_course_content: [RETIRED] });
+    await expect(search(made, QUERY)).rejects.toBe(RETIRED);
+    expect(named("embedding_route")).toHaveLength(2);
+  });
+
+  test("is an error for a search that named it", async () => {
+    const { made, named } = ports({ embedding_route: [ROUTE, V2], match_course_content: [RETIRED] });
+    await expect(search(made, { ...QUERY, version: 1 })).rejects.toBe(RETIRED);
+    expect(named("embedding_route")).toHaveLength(1);
+  });
+
+  test("no other error is tried again", async () => {
+    const down = new ReembedError("database_unavailable", "the database could not answer", "Try again.");
+    const { made, named } = ports({ embedding_route: [ROUTE], match_course_content: [down] });
+    await expect(search(made, QUERY)).rejects.toBe(down);
+    expect(named("match_course_content")).toHaveLength(1);
+  });
+});
+
+describe("the ledger", () => {
+  test.each([
+    ["an answer that states its price", new ProviderError("bad_answer", "no vector", { billed: 4 }), 4],
+    ["an answer that never came", new ProviderError("timeout", "no answer"), 4],
+  ])("hears of %s, and the error is thrown on", async (_, error, tokens) => {
+    const { made, named } = ports({ embedding_route: [ROUTE] }, () => Promise.reject(error));
+    await expect(search(made, QUERY)).rejects.toBe(error);
+    expect(named("reembed_record_query")[0]?.args).toMatchObject({ tokens, outcome: error.fault });
+  });
+
+  test("hears nothing of what cost nothing", async () => {
+    const error = new ProviderError("server_error", "the provider answered 500", { status: 500 });
+    const { made, named } = ports({ embedding_route: [ROUTE] }, () => Promise.reject(error));
+    await expect(search(made, QUERY)).rejects.toBe(error);
+    expect(named("reembed_record_query")).toEqual([]);
+  });
+});
