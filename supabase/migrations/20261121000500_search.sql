@@ -11,6 +11,9 @@
 --     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
+--   * The planner takes a distance for as cheap as comparing two numbers and does not see that wide vectors are fetched from TOAST, so it
+--     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
+--     prefers the filter's own index, or the table, where a filter leaves few rows. No plan of this is worth compiling (jit).
 
 create function reembed.match_function_sql(v reembed.versions) returns text
 language plpgsql stable security invoker set search_path = '' as $$
@@ -50,7 +53,7 @@ create function public.%1$I(
   match_count integer default 5,
 %3$s  query_space text default null
 ) returns table (%4$s, similarity double precision)
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan as $body$
+language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan set cpu_operator_cost = %18$s set jit = off as $body$
 #variable_conflict use_column
 declare
   found_rows bigint;
@@ -129,7 +132,8 @@ $sql$,
     (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
     reembed.key_list(c, 'n'),
     format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
-           c.name, s.id, s.dimensions));
+           c.name, s.id, s.dimensions),
+    greatest(0.0025, s.dimensions / 10000.0)::numeric(6, 4));
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';
