@@ -398,6 +398,29 @@ $$;
 comment on function reembed.fail(int, uuid, text[], text, double precision) is
   'Ends leased jobs with an error: retry_seconds null fails them for good, else they are due again after that time, until max_attempts is reached. Returns { failed, retried }; jobs that were edited or taken meanwhile count in neither.';
 
+create function reembed.retry(collection text default null) returns int
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+  rearmed int;
+begin
+  if retry.collection is not null then
+    perform reembed.collection_named(retry.collection);
+  end if;
+  -- Skipped are rows that the application is writing: its edit makes their jobs due again anyway.
+  update reembed.jobs j
+     set failed_at = null, error = null, attempts = 0, run_at = clock_timestamp()
+   where (j.version_id, j.row_id) in (
+     select o.version_id, o.row_id
+       from reembed.jobs o join reembed.versions v on v.id = o.version_id join reembed.collections c on c.id = v.collection_id
+      where o.failed_at is not null and (retry.collection is null or c.name = retry.collection)
+      for update of o skip locked);
+  get diagnostics rearmed = row_count;
+  return rearmed;
+end
+$$;
+comment on function reembed.retry(text) is
+  'Makes failed jobs due again with all their attempts, of one collection or of all, once what made them fail is mended. Returns how many. RE005: unknown collection.';
+
 create function reembed.release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0) returns int
 language plpgsql volatile security invoker set search_path = '' as $$
 declare
