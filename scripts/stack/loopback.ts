@@ -21,7 +21,7 @@ export function requireLoopback(databaseUrl: string, allowRemote: boolean): void
   throw new ReembedError(
     "forbidden",
     `the database is on ${remote}, not on this machine`,
-    "give --allow-remote if the stack shall really migrate and serve that database",
+    "give --allow-remote when it is really that database you mean",
   );
 }
 

@@ -1,0 +1,246 @@
+/** `reembed backfill`: loads a version, builds its index and reports what it cost. Run again, it goes on where it ended. */
+import type { Command } from "commander";
+import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
+import type { Database } from "../lib/connection.ts";
+import { withDatabase } from "../lib/database.ts";
+import { advance, type MoveTarget, startLoading, work } from "../lib/move.ts";
+import {
+  collectionName,
+  type DatabaseOptions,
+  versionNumber,
+  wholeNumber,
+  withDatabaseOptions,
+} from "../lib/options.ts";
+import { createOutput, dollars, type Output } from "../lib/output.ts";
+import { startProgress } from "../lib/progress.ts";
+import { embeddersFrom } from "../lib/providers.ts";
+import { pause, untilSignalled } from "../lib/signals.ts";
+import { spentSince, timeOf } from "../lib/spending.ts";
+import { chooseCollection, chooseVersion, type VersionEntry } from "../lib/targets.ts";
+import { withoutStatementTimeout } from "../lib/time-out.ts";
+import { counted, type Facts, type WorkOffEnd, type WorkOffReport, workOff } from "../lib/work-off.ts";
+
+interface Options extends DatabaseOptions {
+  readonly collection?: string;
+  readonly version?: number;
+  readonly batch: number;
+  readonly limit?: number;
+}
+
+/** Between slices the database is asked how much is left and what was spent. */
+const SLICE_MS = 2_000;
+
+/** What each way to end means for whoever reads the summary; a failure where it names one. */
+const ENDS: Readonly<Record<WorkOffEnd, { says: string; failed: boolean }>> = {
+  done: { says: "nothing is left to load", failed: false },
+  limit: { says: "the limit is reached: run it again to go on", failed: false },
+  stopped: { says: "stopped: run it again to go on", failed: true },
+  paused: { says: "the space is paused", failed: true },
+  rate_limited: { says: "the provider's rate limit leaves nothing: run it again later", failed: true },
+  provider_failed: { says: "the provider keeps failing: run it again later", failed: true },
+  busy: { says: "other workers or long transactions hold the rest: run it again later", failed: true },
+};
+
+export function addBackfill(program: Command): void {
+  withDatabaseOptions(program.command("backfill"))
+    .description("Loads a version: enqueues its rows, embeds them, builds its index. Run again, it goes on.")
+    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option("--version <number>", "the version; default: the newest", versionNumber)
+    .option("--batch <rows>", "rows in one provider request, 1 to 2048", wholeNumber(1, 2_048), 100)
+    .option("--limit <rows>", "stop after so many rows", wholeNumber(1, 1_000_000_000))
+    .addHelpText(
+      "after",
+      "\nExample:\n  npm run -s reembed -- backfill --collection course_content --version 2",
+    )
+    .action(backfill);
+}
+
+async function backfill(options: Options): Promise<void> {
+  const out = createOutput(options.json);
+  await untilSignalled(
+    () => out.note("stopping: what is being embedded is finished or given back; a second time ends at once"),
+    // One connection: what is set for the index build holds for it.
+    (signal) => withDatabase(options, (db) => load(db, options, out, signal), 1),
+  );
+}
+
+async function load(db: Database, options: Options, out: Output, signal: AbortSignal): Promise<void> {
+  const began = performance.now();
+  const version = await chooseVersion(db, await chooseCollection(db, options.collection), options.version);
+  const target: MoveTarget = { collection: version.collection, version: version.version };
+  const since = await timeOf(db);
+  const waits = noticeWaits(embeddersFrom(process.env));
+  // Without its provider a version that is not maintained yet is better left alone.
+  if (!version.maintained) waits.embedderFor(version.space);
+  out.note(`${target.collection} v${target.version}: ${version.space.id}`);
+  const enqueued = await startLoading(db, target);
+  if ((await factsOf(db, version.id, since)).pending > 0) waits.embedderFor(version.space);
+
+  const report = await embedAll(db, version, since, options, waits, out, signal);
+  let state: string | undefined;
+  if (!signal.aborted && report.ended !== "paused") {
+    await withoutStatementTimeout(db);
+    state = await advance(db, target);
+  }
+  await summarize(db, { target, version, report, enqueued, since, began, state }, out);
+}
+
+async function embedAll(
+  db: Database,
+  version: VersionEntry,
+  since: string,
+  options: Options,
+  waits: NoticedWaits,
+  out: Output,
+  signal: AbortSignal,
+): Promise<WorkOffReport> {
+  const { collection, space } = version;
+  const progress = startProgress();
+  let facts = await factsOf(db, version.id, since);
+  let base = 0;
+  const total = (handled: number) =>
+    options.limit === undefined ? handled + facts.pending : Math.min(options.limit, handled + facts.pending);
+  let cost = 0;
+  const show = (handled: number) => progress.update(handled, total(handled), cost);
+  show(0);
+  try {
+    return await workOff(
+      {
+        slice: (limit) =>
+          work(db, waits.embedderFor, {
+            collection,
+            version: version.version,
+            batch: options.batch,
+            limit,
+            budgetMs: SLICE_MS,
+            signal,
+            onProgress: (slice) => progress.update(base + counted(slice), total(base), cost),
+          }),
+        waitAsked: waits.asked,
+        facts: async () => {
+          facts = await factsOf(db, version.id, since);
+          cost = (await spentSince(db, version.id, since)).costUsd;
+          return facts;
+        },
+        wait: (milliseconds) => pause(milliseconds, signal),
+        now: () => performance.now(),
+        onFacts: (_, totals) => {
+          base = counted(totals);
+          show(base);
+        },
+        onWait: (reason, milliseconds) =>
+          out.note(`${space.id}: ${reason}; going on in ${Math.ceil(milliseconds / 1000)} s`),
+      },
+      options.limit ?? 0,
+      signal,
+    );
+  } finally {
+    progress.stop();
+  }
+}
+
+/** What has to be done before the run is over: all backfill, and the edits that were waiting when it began. Live traffic adds others. */
+async function factsOf(db: Database, versionId: number, since: string): Promise<Facts> {
+  const [row] = await db.query<{ pending: number; dueInMs: number | null }>(
+    `select count(*)::int as pending,
+            (extract(epoch from greatest(min(j.run_at) - clock_timestamp(), interval '0')) * 1000)::float8 as "dueInMs"
+       from reembed.jobs j
+      where j.version_id = $1 and j.failed_at is null and (j.priority = 1 or j.enqueued_at < $2)`,
+    [versionId, since],
+  );
+  return row ?? { pending: 0, dueInMs: null };
+}
+
+interface NoticedWaits {
+  embedderFor(space: Space): Embedder;
+  /** How long the last rate limit asked to wait. */
+  asked(): number | undefined;
+}
+
+/** Embedders that remember what a rate limit asked for. */
+function noticeWaits(embedderFor: (space: Space) => Embedder): NoticedWaits {
+  let last: number | undefined;
+  return {
+    asked: () => last,
+    embedderFor(space) {
+      const embedder = embedderFor(space);
+      return {
+        space,
+        async embed(inputs, options) {
+          try {
+            return await embedder.embed(inputs, options);
+          } catch (error) {
+            last = error instanceof ProviderError ? error.retryAfterMs : undefined;
+            throw error;
+          }
+        },
+      };
+    },
+  };
+}
+
+interface Run {
+  readonly target: MoveTarget;
+  readonly version: VersionEntry;
+  readonly report: WorkOffReport;
+  readonly enqueued: number;
+  readonly since: string;
+  readonly began: number;
+  /** Undefined where the run ended before the version could move on. */
+  readonly state: string | undefined;
+}
+
+async function summarize(db: Database, run: Run, out: Output): Promise<void> {
+  const { target, version, report, enqueued, since, began } = run;
+  const { totals, ended, error } = report;
+  const [row] = await db.query<{ state: string; active: boolean; pending: number; failed: number }>(
+    `select v.state, c.active_version = v.id as active, count(j.row_id) filter (where j.failed_at is null)::int as pending,
+            count(j.row_id) filter (where j.failed_at is not null)::int as failed
+       from reembed.versions v join reembed.collections c on c.id = v.collection_id left join reembed.jobs j on j.version_id = v.id
+      where v.id = $1 group by v.id, c.id`,
+    [version.id],
+  );
+  if (row === undefined) throw new ReembedError("version_retired", "the version was removed meanwhile", "");
+  const state = run.state ?? row.state;
+  const spent = await spentSince(db, version.id, since);
+  const seconds = Math.round(performance.now() - began) / 1000;
+  const failed = ENDS[ended].failed || row.failed > 0;
+  if (failed) process.exitCode = 1;
+
+  out.say(
+    `${totals.done} rows embedded, ${totals.current} were current, ${totals.skipped} skipped, ${row.failed} failed, ${row.pending} pending`,
+  );
+  out.say(
+    `${totals.requests} requests, ${spent.tokens} tokens, ${dollars(spent.costUsd)}, ${seconds.toFixed(1)} s`,
+  );
+  out.say(`${target.collection} v${target.version} is ${state}: ${ENDS[ended].says}`);
+  if (ended === "paused") {
+    out.note(`error: ${error ?? "the space is paused"}`);
+    out.note(`hint: Mend the cause, then run in SQL: select reembed.resume_space('${version.space.id}');`);
+  } else if (row.failed > 0) {
+    out.note(`error: ${row.failed} rows failed${error === null ? "" : `: ${error}`}`);
+    out.note(`hint: reembed status shows the reasons; mend them, then run reembed retry and this again.`);
+  } else if (failed && ended !== "stopped") {
+    out.note(`error: ${error ?? ENDS[ended].says}`);
+    out.note(`hint: Nothing is lost: run it again later.`);
+  } else if (state === "ready" && !row.active) {
+    out.note(`next: reembed cutover --collection ${target.collection} --version ${target.version}`);
+  }
+  out.result({
+    collection: target.collection,
+    version: target.version,
+    space: version.space.id,
+    state,
+    ended,
+    error,
+    enqueued,
+    ...totals,
+    tokens: spent.tokens,
+    cost_usd: spent.costUsd,
+    pending: row.pending,
+    failed: row.failed,
+    seconds,
+  });
+}

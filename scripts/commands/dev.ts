@@ -1,0 +1,80 @@
+/** `reembed dev` and `npm run dev`: the local stack, until Ctrl-C. */
+import { once } from "node:events";
+import type { Command } from "commander";
+import { type OutputOptions, wholeNumber, withOutputOptions } from "../lib/options.ts";
+import { createOutput, type Output } from "../lib/output.ts";
+import { untilSignalled } from "../lib/signals.ts";
+import { DEFAULT_PORT, type Stack, startStack } from "../stack/index.ts";
+
+interface Options extends OutputOptions {
+  readonly port: number;
+  readonly allowRemote: boolean;
+}
+
+export function addDev(program: Command): void {
+  withOutputOptions(program.command("dev"))
+    .description(
+      "Runs the whole stack on this machine: REST, auth and the edge functions on one port, no Docker.",
+    )
+    .option("--port <number>", "port to listen on; 0 takes a free one", wholeNumber(0, 65_535), DEFAULT_PORT)
+    .option("--allow-remote", "use the database of DATABASE_URL though it is on another machine", false)
+    .addHelpText(
+      "after",
+      `
+The database is PGlite in the folder .reembed, or the PostgreSQL of DATABASE_URL; migrations are applied at the start.
+OPENAI_API_KEY and OPENAI_BASE_URL reach the functions when they are set.
+
+Example:
+  npm run dev -- --port 54321`,
+    )
+    .action(dev);
+}
+
+async function dev(options: Options): Promise<void> {
+  const out = createOutput(options.json);
+  const { DATABASE_URL, OPENAI_API_KEY, OPENAI_BASE_URL } = process.env;
+  await untilSignalled(
+    () => out.note("stopping"),
+    async (signal) => {
+      const stack = await startStack({
+        port: options.port,
+        allowRemote: options.allowRemote,
+        openai: { apiKey: OPENAI_API_KEY, baseUrl: OPENAI_BASE_URL },
+        onLog: out.note,
+        ...(DATABASE_URL && { database: { url: DATABASE_URL } }),
+      });
+      try {
+        if (!signal.aborted) print(stack, out);
+        if (!signal.aborted) await once(signal, "abort");
+      } finally {
+        await stack.stop();
+      }
+    },
+  );
+}
+
+function print(stack: Stack, out: Output): void {
+  const { url, publishableKey, secretKey, backfillKey, jwtSecret, migrations } = stack;
+  const databaseUrl = withoutPassword(stack.databaseUrl);
+  if (!out.json) {
+    out.say(`
+  The stack is up${migrations.length > 0 ? `; ${migrations.length} migrations were applied` : ""}.
+
+    URL               ${url}
+    Database          ${databaseUrl}
+    Publishable key   ${publishableKey}
+    Secret key        ${secretKey}
+
+  In another terminal: npm run reembed -- status
+  Ctrl-C ends it.
+`);
+  }
+  out.result({ url, databaseUrl, publishableKey, secretKey, backfillKey, jwtSecret, migrations });
+}
+
+/** The CLI finds the stack by itself, and whoever gave a password knows it. */
+function withoutPassword(databaseUrl: string): string {
+  const url = new URL(databaseUrl);
+  if (url.password !== "") url.password = "***";
+  return url.href;
+}

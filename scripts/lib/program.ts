@@ -1,0 +1,76 @@
+/** The `reembed` program: its commands, and the one place where a failure becomes two lines and an exit code. */
+import { Command } from "commander";
+import { addBackfill } from "../commands/backfill.ts";
+import { addCutover } from "../commands/cutover.ts";
+import { addDev } from "../commands/dev.ts";
+import { addIndex } from "../commands/index.ts";
+import { addIngest } from "../commands/ingest.ts";
+import { addInit } from "../commands/init.ts";
+import { addReconcile } from "../commands/reconcile.ts";
+import { addRetry } from "../commands/retry.ts";
+import { addRollback } from "../commands/rollback.ts";
+import { addSearch } from "../commands/search.ts";
+import { addStatus } from "../commands/status.ts";
+import { addWork } from "../commands/work.ts";
+import { failureOf, printFailure } from "./output.ts";
+
+/** In the order in which a newcomer meets them; help lists them so. */
+const COMMANDS = [
+  addInit,
+  addDev,
+  addIngest,
+  addStatus,
+  addBackfill,
+  addWork,
+  addSearch,
+  addIndex,
+  addCutover,
+  addRollback,
+  addRetry,
+  addReconcile,
+];
+
+/** Runs one command and sets the exit code: 0 done, 1 failed, 2 wrong use. Never throws. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const json = argv.includes("--json");
+  const fail = (error: unknown) => {
+    const failure = failureOf(error, commandLineOf(argv));
+    process.exitCode = failure.exitCode;
+    if (failure.exitCode !== 0) printFailure(failure, json);
+  };
+  // A reader such as `head` that has seen enough is no failure.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) =>
+    error.code === "EPIPE" ? process.exit() : fail(error),
+  );
+  try {
+    await createProgram().parseAsync(argv, { from: "user" });
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function createProgram(): Command {
+  const program = new Command("reembed")
+    .description(
+      "Changes the embedding model under a live Supabase app: no downtime, no lost edit, a way back.",
+    )
+    .usage("<command> [options]")
+    .configureOutput({ outputError: () => {} })
+    .exitOverride()
+    .addHelpText(
+      "after",
+      `
+The database is --db-url, else DATABASE_URL, else the local stack that npm run dev started.
+OPENAI_API_KEY and OPENAI_BASE_URL configure spaces of the provider openai.
+
+Example:
+  npm run -s reembed -- status`,
+    );
+  for (const add of COMMANDS) add(program);
+  return program;
+}
+
+function commandLineOf([first]: readonly string[]): string {
+  const isCommand = createProgram().commands.some((command) => command.name() === first);
+  return isCommand ? `reembed ${first}` : "reembed";
+}

@@ -1,0 +1,10 @@
+/** The providers that a command can reach: configured by OPENAI_API_KEY and OPENAI_BASE_URL. */
+import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
+import { createEmbedder } from "../../supabase/functions/_shared/providers.ts";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Makes embedders from the environment. They throw ReembedError `provider_unavailable` where a space's provider is not configured. */
+export function embeddersFrom({ OPENAI_API_KEY, OPENAI_BASE_URL }: Environment): (space: Space) => Embedder {
+  return (space) => createEmbedder(space, { openai: { apiKey: OPENAI_API_KEY, baseURL: OPENAI_BASE_URL } });
+}
