@@ -143,7 +143,7 @@ export async function sweepOldDatabases(adminUrl: string): Promise<void> {
     const { rows } = await admin.query<{ datname: string; datistemplate: boolean }>(`
       select datname, datistemplate from pg_database
       where datname ~ '^reembed_(test|template|building)_'
-        and (pg_stat_file('base/' || oid || '/PG_VERSION')).modification < now() - interval '1 day'`);
+        and (pg_stat_file('base/' || oid || '/PG_VERSION', true)).modification < now() - interval '1 day'`);
     for (const { datname, datistemplate } of rows) {
       const name = escapeIdentifier(datname);
       if (datistemplate) await admin.query(`alter database ${name} is_template false`);
