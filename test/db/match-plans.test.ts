@@ -47,7 +47,7 @@ async function watchingClient(url: string): Promise<Client> {
 /** Runs a call and tells which of its nested statements read a table by distance, and how. */
 async function watch(client: Client, sql: string, parameters: readonly unknown[]): Promise<Watched> {
   const statements: Statement[] = [];
-  const listen = (notice: { message?: string }) => {
+  const listen = (notice: { message?: string | undefined }) => {
     const json = /plan:\s*(\{[\s\S]*)$/.exec(notice.message ?? "")?.[1];
     if (json === undefined) return;
     const parsed: { "Query Text": string; Plan: Plan } = JSON.parse(json);
