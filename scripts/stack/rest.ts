@@ -6,7 +6,7 @@ import type { StackDatabase } from "./database.ts";
 import { postgrestError } from "./database-errors.ts";
 import type { StackKeys } from "./keys.ts";
 import { inSilence, installSilence } from "./silence.ts";
-import { vectorCatalogue, vectorsAsText } from "./vector-arguments.ts";
+import { JSON_TYPES, typedCatalogue, withTypedValues } from "./typed-arguments.ts";
 
 export interface RestApi {
   /** Makes the `auth` schema; before the migrations, whose policies call `auth.uid()`. */
@@ -27,6 +27,7 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
     url: database.url,
     postgresOptions: {
       onnotice: () => {},
+      types: JSON_TYPES,
       // The pool's default opens one connection per request up to ten; PGlite serves one at a time anyway.
       max: 10,
       connection: {
@@ -59,9 +60,9 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
   });
 
   const catalogueOf = async (schema: string) =>
-    vectorCatalogue(await inSilence(() => connection.introspect({ useCache: true })), schema);
+    typedCatalogue(await inSilence(() => connection.introspect({ useCache: true })), schema);
 
-  /** The request's body with vectors as text, for calls of functions and writes of rows. */
+  /** The request's body with typed values as text, for calls of functions and writes of rows. */
   const adapted = async (path: string, schema: string, body: string): Promise<string> => {
     const rpc = /^\/rest\/v1\/rpc\/([^/]+)$/.exec(path)?.[1];
     if (rpc !== undefined) {
@@ -71,13 +72,13 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
         await connection.clearSchemaCache();
         catalogue = await catalogueOf(schema);
       }
-      return vectorsAsText(body, catalogue.functions.get(name) ?? new Set());
+      return withTypedValues(body, catalogue.functions.get(name) ?? new Map());
     }
     const table = /^\/rest\/v1\/([^/]+)$/.exec(path)?.[1];
     if (table === undefined) return body;
-    return vectorsAsText(
+    return withTypedValues(
       body,
-      (await catalogueOf(schema)).tables.get(decodeURIComponent(table)) ?? new Set(),
+      (await catalogueOf(schema)).tables.get(decodeURIComponent(table)) ?? new Map(),
     );
   };
 
