@@ -151,11 +151,11 @@ describe("what is sent", () => {
 
 describe("what the provider refuses", () => {
   test("bad input is halved until the culprit stands alone; the rest is stored", async () => {
-    const queue = new MemoryQueue(rows("a", "b", "poison", "d", "e"));
+    const queue = new MemoryQueue(rows("a", "b", "c", "poison", "e", "f"));
     const report = await run(queue, embedding(refusing(["poison"])));
-    expect(report).toMatchObject({ ended: "idle", done: 4, failed: 1, requests: 5 });
-    expect(queue.jobs.get("r3")).toMatchObject({ failed: true, error: "the provider says input_refused" });
-    expect([...queue.records.keys()].sort()).toEqual(["r1", "r2", "r4", "r5"]);
+    expect(report).toMatchObject({ ended: "idle", done: 5, failed: 1, requests: 7 });
+    expect(queue.jobs.get("r4")).toMatchObject({ failed: true, error: "the provider says input_refused" });
+    expect([...queue.records.keys()].sort()).toEqual(["r1", "r2", "r3", "r5", "r6"]);
   });
 
   test("too large a request is halved", async () => {

@@ -1,0 +1,270 @@
+/** A whole backfill on the real server, against a provider that fails in every way it can: the same table, the same money. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
+import { work } from "../../scripts/lib/move.ts";
+import { createEmbedder } from "../../supabase/functions/_shared/providers.ts";
+import type { SliceReport } from "../../supabase/functions/_shared/worker.ts";
+import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
+import { createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
+
+const ROWS = 300;
+const SPACE = "openai/text-embedding-3-small@384";
+
+describePostgres("a backfill", () => {
+  let database: TestDatabase;
+  let openai: FakeOpenAI;
+  let db: Database;
+
+  beforeEach(async () => {
+    [database, openai] = await Promise.all([createDatabase(), startFakeOpenAI()]);
+    db = await openDatabase(database.url);
+    await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
+    await db.query("select reembed.set_space('course_content', 1, $1)", [SPACE]);
+    // The index is another test's business, and slow to fill.
+    await db.query("drop index public.course_content_embedding_hnsw");
+    // Every tenth text stands twice, every fiftieth row is blank.
+    await db.query(
+      `insert into public.course_content (title, content)
+       select case when n % 50 = 0 then '' else format('Section %s', n - n % 10 / 9) end,
+              case when n % 50 = 0 then ' ' else format('What the course says about topic %s.', n - n % 10 / 9) end
+         from generate_series(1, $1) n`,
+      [ROWS],
+    );
+  });
+  afterEach(async () => {
+    await Promise.all([db?.close(), openai?.close()]);
+    await database?.drop();
+  });
+
+  const slice = (timeoutMs = 60_000): Promise<SliceReport> => {
+    const { url: baseURL, apiKey } = openai;
+    return work(
+      db,
+      (space) => {
+        const embedder = createEmbedder(space, { openai: { apiKey, baseURL } });
+        return {
+          space,
+          embed: (inputs, options) =>
+            embedder.embed(inputs, { ...options, signal: AbortSignal.timeout(timeoutMs) }),
+        };
+      },
+      { batch: 40 },
+    );
+  };
+
+  /** Slices until nothing is left; what was put off is due at once, and a pause is ended as an operator would. */
+  async function workOff(timeoutMs?: number): Promise<SliceReport[]> {
+    const reports: SliceReport[] = [];
+    for (let slices = 0; slices < 100; slices += 1) {
+      reports.push(await slice(timeoutMs));
+      if (reports.at(-1)?.ended === "paused") await db.query("select reembed.resume_space($1)", [SPACE]);
+      await db.query("update reembed.jobs set run_at = now() where lease_token is null");
+      const [left] = await db.query<{ n: number }>(
+        "select count(*)::int as n from reembed.jobs where failed_at is null",
+      );
+      if (left?.n === 0) return reports;
+    }
+    throw new Error(`not done after 100 slices: ${JSON.stringify(reports.at(-1))}`);
+  }
+
+  /** Every row has the vector of its text in full, as the fake gives it, and law 2 holds. */
+  async function expectAllStored(): Promise<void> {
+    expect(await db.query("select * from reembed.violations()")).toEqual([]);
+    const rows = await db.query<{ text: string; vector: string | null; skipped: string | null }>(
+      `select reembed.course_content_input(c) as text, c.embedding::text as vector, r.skipped
+         from public.course_content c join reembed.records r on r.row_id = c.id::text and r.version_id = 1`,
+    );
+    expect(rows).toHaveLength(ROWS);
+    openai.faults.clear();
+    const embedder = createEmbedder(
+      {
+        id: SPACE,
+        provider: "openai",
+        model: "text-embedding-3-small",
+        dimensions: 384,
+        query_prefix: "",
+        document_prefix: "",
+        max_input_tokens: 8192,
+      },
+      { openai: { apiKey: openai.apiKey, baseURL: openai.url } },
+    );
+    const written = rows.filter(({ skipped }) => skipped === null);
+    const { vectors } = await embedder.embed(
+      written.map(({ text }) => text),
+      { purpose: "document" },
+    );
+    for (const [index, { vector }] of written.entries()) {
+      const stored: number[] = JSON.parse(vector ?? "null");
+      const apart = Math.hypot(...stored.map((value, at) => value - (vectors[index]?.[at] ?? 0)));
+      expect(apart).toBeLessThan(1e-5);
+    }
+    for (const { text, vector } of rows.filter(({ skipped }) => skipped !== null)) {
+      expect([text.trim(), vector]).toEqual(["", null]);
+    }
+  }
+
+  /** What the ledger says was paid, by state. */
+  async function ledger(): Promise<{ settled: number; lost: number; reserved: number; ok: number }> {
+    const [row] = await db.query<{ settled: number; lost: number; reserved: number; ok: number }>(
+      `select coalesce(sum(tokens) filter (where state = 'settled'), 0)::int as settled,
+              coalesce(sum(tokens) filter (where state = 'lost'), 0)::int as lost,
+              coalesce(sum(tokens) filter (where outcome = 'ok'), 0)::int as ok,
+              count(*) filter (where state = 'reserved')::int as reserved from reembed.usage`,
+    );
+    if (row === undefined) throw new Error("the ledger answered nothing");
+    return row;
+  }
+
+  /** Tokens that the fake billed, by whether the client could know it. */
+  function billed() {
+    const { log, tokensBilled } = openai.stats();
+    const delivered = log.filter((entry) => entry.delivered).reduce((sum, entry) => sum + entry.billed, 0);
+    return { all: tokensBilled, delivered };
+  }
+
+  test("without faults sends a claim's equal texts once and pays exactly what the provider bills", async () => {
+    await workOff();
+    const paid = await ledger();
+    expect(paid).toEqual({ settled: billed().all, ok: billed().all, lost: 0, reserved: 0 });
+    for (const { inputs } of openai.stats().log) {
+      expect(new Set(inputs.map(({ hash }) => hash)).size).toBe(inputs.length);
+    }
+    await expectAllStored();
+  });
+
+  const FAULTS: FaultRule["fault"][] = [
+    { kind: "latency", ms: 20 },
+    { kind: "rate_limit", retryAfterSeconds: 3 },
+    { kind: "insufficient_quota" },
+    { kind: "server_error" },
+    { kind: "server_error", status: 502 },
+    { kind: "cut", when: "before_answer" },
+    { kind: "cut", when: "in_answer" },
+    { kind: "half_json" },
+    { kind: "shuffled" },
+    { kind: "missing_vector" },
+    { kind: "duplicate_index" },
+    { kind: "wrong_width" },
+    { kind: "nan" },
+    { kind: "zero_vector" },
+  ];
+
+  test.each(FAULTS.map((fault) => [JSON.stringify(fault), fault] as const))(
+    "with %s now and then ends with the same table, all of it paid for in the ledger",
+    async (_, fault) => {
+      openai.faults.add({ fault, probability: 0.3, seed: 3 });
+      await workOff();
+      expect(openai.stats().log.filter((entry) => entry.fault === fault.kind).length).toBeGreaterThan(0);
+      await expectLedgerTells();
+      await expectAllStored();
+    },
+  );
+
+  /** Stated tokens to the token; what nobody stated is estimated, a quarter token a byte and one more for each text. */
+  async function expectLedgerTells(): Promise<void> {
+    const { settled, lost, reserved } = await ledger();
+    const { all } = billed();
+    const requests = openai.stats().log;
+    expect(reserved).toBe(0);
+    const unstated = requests
+      .filter(({ billed, fault, delivered }) => billed > 0 && (!delivered || fault === "half_json"))
+      .reduce((sum, { billed }) => sum + billed, 0);
+    expect(settled).toBe(all - unstated);
+    if (unstated > 0) expect(lost).toBeGreaterThanOrEqual(unstated);
+    // A gateway's error may have been paid or not: it stands as lost, never as free.
+    else if (!requests.some(({ status }) => status === 502)) expect(lost).toBe(0);
+  }
+
+  test("with a provider that never answers gives up, says lost, and ends with the same table", async () => {
+    openai.faults.add({ fault: { kind: "never" } });
+    const reports = await workOff(300);
+    expect(reports[0]).toMatchObject({ ended: "stopped", done: 0 });
+    const { settled, lost } = await ledger();
+    expect(settled).toBe(billed().delivered);
+    expect(settled + lost).toBeGreaterThanOrEqual(billed().all);
+    await expectAllStored();
+  });
+
+  test.each([1, 2, 3])("with all faults mixed ends with the same table, seed %i", async (seed) => {
+    openai.faults.add(
+      ...FAULTS.map((fault, index) => ({ fault, probability: 0.06, seed: seed * 100 + index })),
+    );
+    await workOff();
+    expect(openai.stats().log.some(({ fault }) => fault !== undefined)).toBe(true);
+    await expectLedgerTells();
+    await expectAllStored();
+  });
+
+  test("with one poisonous text stores all others and fails that one alone", async () => {
+    openai.faults.add({ fault: { kind: "bad_request" }, match: "topic 123.", times: "always" });
+    await workOff();
+    const failed = await db.query(
+      "select c.content, j.error from reembed.jobs j join public.course_content c on c.id::text = j.row_id where j.failed_at is not null",
+    );
+    expect(failed).toHaveLength(1);
+    expect(failed[0]).toMatchObject({ content: expect.stringContaining("topic 123.") });
+    expect(JSON.stringify(failed[0]?.error)).not.toContain("topic");
+    expect(await db.query("select * from reembed.violations()")).toEqual([]);
+    const [stored] = await db.query(
+      "select count(*)::int as n from public.course_content where embedding is not null",
+    );
+    expect(stored?.n).toBe(ROWS - ROWS / 50 - 1);
+  });
+
+  test("whose worker is killed in the middle of a request loses nothing", async () => {
+    // One of its requests hangs: the worker is killed while it waits for the answer.
+    openai.faults.add({ fault: { kind: "never" }, match: "topic 55." });
+    const worker = spawn(
+      process.execPath,
+      [
+        fileURLToPath(new URL("../support/backfill-process.ts", import.meta.url)),
+        database.url,
+        openai.url,
+        openai.apiKey,
+      ],
+      { stdio: ["ignore", "pipe", "inherit"] },
+    );
+    const exited = once(worker, "exit");
+    await untilRequest(worker, "never");
+    worker.kill("SIGKILL");
+    expect((await exited)[1]).toBe("SIGKILL");
+
+    const [held] = await db.query(
+      "select count(*)::int as n from reembed.jobs where lease_token is not null",
+    );
+    expect(held?.n).toBeGreaterThan(0);
+    expect(await slice()).toMatchObject({ ended: "idle" });
+    expect(await db.query("select * from reembed.violations()")).toEqual([]);
+
+    await db.query(
+      "update reembed.jobs set lease_until = now() - interval '1 minute', run_at = now() - interval '1 minute' where lease_token is not null",
+    );
+    await db.query(
+      "update reembed.usage set lease_until = now() - interval '1 minute' where state = 'reserved'",
+    );
+    await workOff();
+    const paid = await ledger();
+    expect(paid.settled).toBe(billed().delivered);
+    expect(paid.reserved).toBe(0);
+    // The reservation of the dead worker counts as spent.
+    expect(paid.settled + paid.lost).toBeGreaterThanOrEqual(billed().all);
+    expect(paid.lost).toBeGreaterThan(0);
+    await expectAllStored();
+  });
+
+  /** Resolves when the fake has got a request with this fault: seen between the worker's lines, each a claim that it completed. */
+  async function untilRequest(worker: ChildProcess, fault: string): Promise<void> {
+    if (worker.stdout === null) throw new Error("the worker has no stdout");
+    const lines = createInterface({ input: worker.stdout });
+    await once(lines, "line");
+    for (;;) {
+      if (openai.stats().log.some((entry) => entry.fault === fault)) return;
+      if (worker.exitCode !== null) throw new Error("the worker ended before it was killed");
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+});
