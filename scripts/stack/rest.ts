@@ -120,6 +120,8 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
         new URL(request.url).pathname.startsWith("/rest/") ? fetchRest(request) : app.fetch(request),
       ),
     async stop() {
+      // A query whose caller has gone away may never be answered: after a second its connection is cut.
+      await connection.driver.end({ timeout: 1 });
       await connection.close();
       restoreConsole();
     },
