@@ -21,12 +21,12 @@ const QUESTIONS = [
 ];
 const ROWS = 5;
 
-/** The edit of a page: a paragraph that no page has, before the lesson goes live again. */
+/** The edit of a page: a section that no page has. */
 const EDITED_PAGE = "06-ignore.html";
 const EDIT = {
-  before: "</section>",
-  text: "<p>To put unfinished changes aside for a while, git stash keeps them in a drawer and git stash pop brings them back.</p>",
-  question: "Where can I put unfinished changes aside for a while?",
+  before: "</main>",
+  html: '<section><h2 id="stash">Putting changes aside</h2><p>git stash puts unfinished changes aside for a while; git stash pop brings them back.</p></section>',
+  question: "How can I put unfinished changes aside for a while?",
 };
 
 export interface Answer {
@@ -111,13 +111,13 @@ export async function runCourse(course: Course): Promise<CourseReport> {
   narrator.say(`cutover took ${cutover_ms.toFixed(1)} ms; the next searches answer from v2:`);
   const answers = await answer(narrator, QUESTIONS, ask);
 
-  narrator.heading(`Edit a page, roll back, cut over again: the way back is fresh`);
+  narrator.heading("Edit a page, roll back, cut over again: the way back is fresh");
   const page = await readFile(PAGES + EDITED_PAGE, "utf8");
-  const edited = page.replace(EDIT.before, `${EDIT.text}${EDIT.before}`);
-  const { updated, unchanged } = await ingest(stack, EDITED_PAGE, edited);
+  const edited = page.replace(EDIT.before, `${EDIT.html}${EDIT.before}`);
+  const { inserted, unchanged } = await ingest(stack, EDITED_PAGE, edited);
   await drain(stack);
   narrator.say(
-    `${EDITED_PAGE}: ${updated} section changed, ${unchanged} untouched; both versions embedded the edit`,
+    `${EDITED_PAGE}: ${inserted} section added, ${unchanged} untouched; both versions embedded the edit`,
   );
   const rollback_ms = await timed(() => db.query("select reembed.rollback('course_content')"));
   narrator.say(`rollback took ${rollback_ms.toFixed(1)} ms; v1 knows the edit:`);
@@ -210,7 +210,7 @@ async function compare(db: Database, ask: Ask): Promise<Verdict> {
     shared += (ids[0] ?? []).filter((row) => ids[1]?.includes(row)).length / ROWS;
   }
   const [row] = await db.query<{ coverage: number }>(
-    "select count(embedding_1536)::float / count(*) as coverage from public.course_content",
+    "select reembed.coverage(v) as coverage from reembed.version_numbered('course_content', 2) v",
   );
   const share = (count: number) => count / titles.length;
   return {

@@ -15,8 +15,8 @@ export interface Traffic {
 }
 
 /** A breath between two calls, so that the traffic is steady and leaves the machine to the move. */
-const READER_PAUSE_MS = 60;
-const WRITER_PAUSE_MS = 120;
+const READER_PAUSE_MS = 20;
+const WRITER_PAUSE_MS = 40;
 
 /**
  * Starts both.
