@@ -4,7 +4,8 @@ import type { Command } from "commander";
 import { type OutputOptions, wholeNumber, withOutputOptions } from "../lib/options.ts";
 import { createOutput, type Output } from "../lib/output.ts";
 import { untilSignalled } from "../lib/signals.ts";
-import { DEFAULT_PORT, type Stack, startStack } from "../stack/index.ts";
+import type { Stack } from "../stack/index.ts";
+import { DEFAULT_PORT } from "../stack/project.ts";
 
 interface Options extends OutputOptions {
   readonly port: number;
@@ -36,6 +37,8 @@ async function dev(options: Options): Promise<void> {
   await untilSignalled(
     () => out.note("stopping"),
     async (signal) => {
+      // Loaded here: the other commands do without a database server and an HTTP gateway.
+      const { startStack } = await import("../stack/index.ts");
       const stack = await startStack({
         port: options.port,
         allowRemote: options.allowRemote,

@@ -1,7 +1,7 @@
 /** Which database a command speaks to, and the one rule about databases on other machines. */
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
-import { readRunningStack } from "../stack/index.ts";
 import { requireLoopback } from "../stack/loopback.ts";
+import { readRunningStack } from "../stack/project.ts";
 import { type Database, openDatabase } from "./connection.ts";
 import type { DatabaseOptions } from "./options.ts";
 

@@ -4,28 +4,21 @@
  */
 import { once } from "node:events";
 import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { applyMigrations } from "../lib/migrations.ts";
 import { openPglite, usePostgres, withClient } from "./database.ts";
 import { startFunctions } from "./functions.ts";
 import { createGateway, type Routes } from "./gateway.ts";
 import { generateKeys, projectKeys } from "./keys.ts";
-import { lockFolder, type RunningStack, readRunningStack as readLock } from "./lock.ts";
+import { lockFolder, type RunningStack } from "./lock.ts";
 import { listen } from "./port.ts";
+import { DEFAULT_PORT, PROJECT, STATE_DIRECTORY } from "./project.ts";
 import { createRestApi } from "./rest.ts";
 import { createSupabaseRoles, mayMakeAuthSchema, openAuthFunctions } from "./supabase-roles.ts";
 import { startTicker } from "./ticker.ts";
 
 export type { RunningStack } from "./lock.ts";
-
-const PROJECT = fileURLToPath(new URL("../../", import.meta.url));
-
-/** Where a project keeps its keys, its PGlite and the lock of its running stack. */
-export const STATE_DIRECTORY = join(PROJECT, ".reembed");
-
-/** The port of Supabase's own local stack. */
-export const DEFAULT_PORT = 54321;
+export { DEFAULT_PORT, readRunningStack, STATE_DIRECTORY } from "./project.ts";
 
 export interface StackOptions {
   /** 0 takes a free port. Default: 54321. */
@@ -139,11 +132,6 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     await started.disposeAsync();
     throw error;
   }
-}
-
-/** The project's running stack, as its other processes on this machine find it, or undefined when none runs. */
-export async function readRunningStack(stateDirectory = STATE_DIRECTORY): Promise<RunningStack | undefined> {
-  return readLock(stateDirectory);
 }
 
 function requirePort(port: number): number {
