@@ -226,7 +226,7 @@ declare
   row_total bigint;
   is_estimate boolean;
   version_list jsonb;
-  collection_list jsonb := '[]';
+  collection_list jsonb := '[]'::jsonb;
 begin
   for c in select * from reembed.collections x order by x.name loop
     select greatest(x.reltuples, 0)::bigint into row_total from pg_catalog.pg_class x where x.oid = c.source_table;
