@@ -30,14 +30,14 @@ export class Sessions {
 }
 
 /**
- * Resolves when the session waits for a lock: the signal that its statement has come as far as it can.
- * @throws when it does not within ten seconds, or when `statement` settles instead
+ * Whether the session's statement came to an end or waits for another session's lock: the signal that it has come as far as it can.
+ * @throws when it does neither within ten seconds
  */
-export async function untilBlocked(
+export async function settlesOrBlocks(
   observer: Client,
   session: Session,
   statement: Promise<unknown>,
-): Promise<void> {
+): Promise<"settled" | "blocked"> {
   let settled = false;
   const noteSettled = () => {
     settled = true;
@@ -49,10 +49,24 @@ export async function untilBlocked(
       "select cardinality(pg_blocking_pids($1)) > 0 as blocked",
       [session.pid],
     );
-    if (rows[0]?.blocked) return;
-    if (settled) throw new Error("the statement ended without waiting for anybody");
+    if (settled) return "settled";
+    if (rows[0]?.blocked) return "blocked";
   }
   throw new Error("the statement neither ended nor waited for a lock");
+}
+
+/**
+ * Resolves when the session waits for a lock.
+ * @throws when its statement ends instead
+ */
+export async function untilBlocked(
+  observer: Client,
+  session: Session,
+  statement: Promise<unknown>,
+): Promise<void> {
+  if ((await settlesOrBlocks(observer, session, statement)) === "settled") {
+    throw new Error("the statement ended without waiting for anybody");
+  }
 }
 
 /** Ends a session's backend as a crash would and resolves when it is gone. */
