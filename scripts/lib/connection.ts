@@ -29,18 +29,36 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
     values: readonly unknown[] = [],
   ): Promise<Row[]> => {
     try {
-      const { rows } = await pool.query<Row>(sql, values.map(asParameter));
+      const { rows } = await pool.query<Row>(sql, [...values]);
       return rows;
     } catch (error) {
       throw asReembedError(error, url);
     }
   };
+  const known = new Map<string, Promise<ReadonlySet<string>>>();
+  const jsonArguments = (name: string): Promise<ReadonlySet<string>> => {
+    const asked = known.get(name) ?? readJsonArguments(name);
+    known.set(name, asked);
+    asked.catch(() => known.delete(name));
+    return asked;
+  };
+  const readJsonArguments = async (name: string): Promise<ReadonlySet<string>> => {
+    const rows = await query<{ argument: string }>(
+      `select a.argument from pg_catalog.pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) a(argument, type)
+        where p.pronamespace = 'public'::regnamespace and p.proname = $1 and a.type in ('json'::regtype, 'jsonb'::regtype)`,
+      [name],
+    );
+    return new Set(rows.map(({ argument }) => argument));
+  };
   const rpc: Rpc = async (name, args) => {
+    // The driver makes a PostgreSQL array of every list; which of them is JSON only the function knows: an empty one could be either.
+    const hasLists = Object.values(args).some(Array.isArray);
+    const json = hasLists ? await jsonArguments(name) : new Set<string>();
     const names = Object.keys(args);
     const list = names.map((argument, index) => `${escapeIdentifier(argument)} => $${index + 1}`).join(", ");
     const rows = await query<{ value: unknown }>(
       `select to_jsonb(f) as value from public.${escapeIdentifier(name)}(${list}) f`,
-      names.map((argument) => args[argument]),
+      names.map((argument) => (json.has(argument) ? JSON.stringify(args[argument]) : args[argument])),
     );
     return name.startsWith("match_") ? rows.map(({ value }) => value) : rows[0]?.value;
   };
@@ -51,13 +69,6 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
     throw error;
   }
   return { url, rpc, query, close: () => pool.end() };
-}
-
-/** Lists of objects are JSON; the driver would make a PostgreSQL array of them. Lists of plain values are arrays. */
-function asParameter(value: unknown): unknown {
-  return Array.isArray(value) && value.some((item) => typeof item === "object" && item !== null)
-    ? JSON.stringify(value)
-    : value;
 }
 
 function asReembedError(error: unknown, url: string): Error {

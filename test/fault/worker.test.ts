@@ -136,6 +136,16 @@ describePostgres("a backfill", () => {
     await expectAllStored();
   });
 
+  test("of blank texts alone sends nothing, and its claims are settled", async () => {
+    await db.query("truncate public.course_content");
+    await db.query(
+      "insert into public.course_content (title, content) select '', ' ' from generate_series(1, 50)",
+    );
+    expect(await slice()).toMatchObject({ ended: "idle", skipped: 50, requests: 0 });
+    expect(await ledger()).toEqual({ settled: 0, ok: 0, lost: 0, reserved: 0 });
+    expect(await db.query("select * from reembed.violations()")).toEqual([]);
+  });
+
   const FAULTS: FaultRule["fault"][] = [
     { kind: "latency", ms: 20 },
     { kind: "rate_limit", retryAfterSeconds: 3 },
