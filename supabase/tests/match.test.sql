@@ -1,6 +1,6 @@
 -- The match RPCs as a client calls them: their parameters and columns, what they refuse and how they say so, filters, threshold, order.
 begin;
-select plan(54);
+select plan(55);
 
 -- A unit vector on the plane of the first two axes, so that its similarity to the first axis is cos(degrees).
 create function pg_temp.at(degrees double precision, width int) returns extensions.vector language sql immutable as $$
@@ -122,6 +122,10 @@ insert into course_content (id, title, content, embedding)
 select ('00000000-0000-4000-8000-00000000010' || n)::uuid, 'twin ' || n, 'Text', pg_temp.at(0, 384) from generate_series(3, 1, -1) n;
 select results_eq($$ select title from match_course_content(pg_temp.at(0, 384), 0.999, 5) $$,
                   $$ values ('0 degrees'), ('twin 1'), ('twin 2'), ('twin 3') $$, 'ties come in the order of their keys');
+-- Without an index, which would not hold it.
+drop index course_content_embedding_hnsw;
+insert into course_content (title, content, embedding) values ('Zero', 'No direction', array_fill(0::real, array[384])::vector);
+select is((select count(*)::int from match_course_content(pg_temp.at(0, 384), null, 13)), 12, 'a stored zero vector is not found');
 
 select * from finish();
 rollback;
