@@ -255,6 +255,7 @@ language plpgsql volatile security invoker set search_path = '' as $$
 declare
   keys name[] := key_columns;
   unknown_column name;
+  key_type text;
   collection_id int;
 begin
   if keys is null then
@@ -276,6 +277,19 @@ begin
     raise exception using errcode = 'RE008',
       message = format('source_table: %s has no column %I', source_table, unknown_column),
       hint = 'Key, public and filter columns are columns of the collection''s table.';
+  end if;
+  -- A row is named by its key's text in jobs and records: that text must be the same in every session, whatever its DateStyle or TimeZone.
+  select u.k, format_type(a.atttypid, a.atttypmod) into unknown_column, key_type
+    from unnest(keys) u(k)
+    join pg_catalog.pg_attribute a on a.attrelid = source_table and a.attname = u.k
+    join pg_catalog.pg_type declared on declared.oid = a.atttypid
+    join pg_catalog.pg_type t on t.oid = case declared.typtype when 'd' then declared.typbasetype else declared.oid end
+   where t.typname not in ('int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'inet', 'cidr', 'macaddr') and t.typcategory <> 'S' and t.typtype <> 'e'
+   limit 1;
+  if found then
+    raise exception using errcode = 'RE008',
+      message = format('key_columns: %I is of type %s, which cannot name a row', unknown_column, key_type),
+      hint = 'Name columns of integer, numeric, text, uuid, boolean, network or enum types that are unique and not null.';
   end if;
   -- The first version's id is drawn here, so that active_version is never null; the deferred foreign key sees that it comes.
   insert into reembed.collections as c (name, source_table, key_columns, public_columns, filter_columns, active_version)

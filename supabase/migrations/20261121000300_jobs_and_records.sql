@@ -216,6 +216,12 @@ begin
     return null;
   end if;
   if tg_op = 'TRUNCATE' then
+    -- It empties the table for everybody, whatever this transaction sees of the rows; an emptied source (cascade) has none.
+    if current_setting('transaction_isolation') <> 'read committed' and pg_relation_size(%4$L::regclass) > 0 then
+      raise exception using errcode = 'RE007',
+        message = 'the vectors are truncated under ' || current_setting('transaction_isolation') || ': rows newer than its snapshot would be forgotten',
+        hint = 'Truncate them in a transaction of isolation level read committed.';
+    end if;
     delete from reembed.records r where r.version_id = %1$s;
     select coalesce(array_agg(%3$s), '{}') into changed_ids from %4$s t;
   elsif tg_op = 'INSERT' then

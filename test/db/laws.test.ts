@@ -317,6 +317,39 @@ describePostgres("the laws", () => {
     });
   });
 
+  describe("law 2, where the app's session reads the world otherwise than ours", () => {
+    test.each(["timestamptz", "date", "interval", "double precision", "bytea", "regclass", "int[]"])(
+      "a key of type %s, whose text depends on the session's settings or is no key's, is refused",
+      async (type) => {
+        await app.query("begin");
+        await app.query(`create table public.keyed (k ${type} primary key, title text)`);
+        await expect(
+          app.query(`select reembed.add_collection('keyed', 'public.keyed', array['title'])`),
+        ).rejects.toMatchObject({ code: "RE008", message: expect.stringContaining("key_columns") });
+        await app.query("rollback");
+      },
+    );
+
+    test("a truncate of the vectors alone sees all rows, or is refused: a snapshot that is older than some would forget them", async () => {
+      const v1 = versionOf(await createCollection(app, "cleared", "table of its own"), 1);
+      await insertRow(app, { table: "public.cleared" }, "first");
+      await workOff(worker.client, { collection: "cleared" });
+      await other.client.query("begin isolation level repeatable read");
+      await other.client.query("select from public.cleared");
+      await insertRow(app, { table: "public.cleared" }, "newer than the snapshot");
+      await workOff(worker.client, { collection: "cleared" });
+      await expect(other.client.query(`truncate ${v1.vectorTable}`)).rejects.toMatchObject({ code: "RE007" });
+      await other.client.query("rollback");
+      await other.client.query(`truncate ${v1.vectorTable}`);
+      expect(await violations(app)).toEqual([]);
+      expect(await workOff(worker.client, { collection: "cleared" })).toBe(2);
+      await other.client.query("begin isolation level repeatable read");
+      await other.client.query("truncate public.cleared cascade");
+      await other.client.query("commit");
+      expect(await recorded(app, v1.id)).toEqual([]);
+    });
+  });
+
   describe("laws 1 and 2, where keys are exchanged in one statement", () => {
     test("each row that takes another's key is queued", async () => {
       await app.query(`

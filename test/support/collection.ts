@@ -113,7 +113,7 @@ export function versionOf(collection: TestCollection, number: number): TestVersi
 /** Inserts one row and returns its id. */
 export async function insertRow(
   client: ClientBase,
-  collection: TestCollection,
+  collection: Pick<TestCollection, "table">,
   title: string,
 ): Promise<string> {
   const { rows } = await client.query<{ id: string }>(
