@@ -135,7 +135,8 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
     test("ingest writes the sections of a page, again changes nothing, an edit updates one", async () => {
       expect(await ingest(page(COMMITS, BRANCHES))).toMatchObject({ inserted: 2, updated: 0, deleted: 0 });
       const ids = (await db.query("select id, title from public.course_content order by id")).rows;
-      expect(await backfill()).toMatchObject({ ended: "idle", done: 2 });
+      // Or the stack's own first poke was quicker.
+      expect(await backfill()).toMatchObject({ ended: "idle" });
       expect(await jobCount()).toBe(0);
 
       expect(await ingest(page(COMMITS, BRANCHES))).toMatchObject({ inserted: 0, updated: 0, unchanged: 2 });
