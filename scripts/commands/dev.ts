@@ -1,6 +1,8 @@
 /** `reembed dev` and `npm run dev`: the local stack, until Ctrl-C. */
 import { once } from "node:events";
 import type { Command } from "commander";
+import { openDatabase } from "../lib/connection.ts";
+import { type OfflineSpace, useHashSpaces } from "../lib/offline-spaces.ts";
 import { type OutputOptions, wholeNumber, withOutputOptions } from "../lib/options.ts";
 import { createOutput, type Output } from "../lib/output.ts";
 import { untilSignalled } from "../lib/signals.ts";
@@ -47,7 +49,9 @@ async function dev(options: Options): Promise<void> {
         ...(DATABASE_URL && { database: { url: DATABASE_URL } }),
       });
       try {
-        if (!signal.aborted) print(stack, out);
+        // A project's own database keeps the spaces it has; the embedded one is for trying things out.
+        const spaces = DATABASE_URL ? [] : await takeHashSpaces(stack.databaseUrl, OPENAI_API_KEY);
+        if (!signal.aborted) print(stack, spaces, out);
         if (!signal.aborted) await once(signal, "abort");
       } finally {
         await stack.stop();
@@ -56,7 +60,16 @@ async function dev(options: Options): Promise<void> {
   );
 }
 
-function print(stack: Stack, out: Output): void {
+async function takeHashSpaces(url: string, openaiKey: string | undefined): Promise<readonly OfflineSpace[]> {
+  const db = await openDatabase(url);
+  try {
+    return await useHashSpaces(db, openaiKey?.trim() ? ["supabase"] : ["supabase", "openai"]);
+  } finally {
+    await db.close();
+  }
+}
+
+function print(stack: Stack, spaces: readonly OfflineSpace[], out: Output): void {
   const { url, publishableKey, secretKey, backfillKey, jwtSecret, migrations } = stack;
   const databaseUrl = withoutPassword(stack.databaseUrl);
   if (!out.json) {
@@ -67,12 +80,18 @@ function print(stack: Stack, out: Output): void {
     Database          ${databaseUrl}
     Publishable key   ${publishableKey}
     Secret key        ${secretKey}
+${spaces.map(describeSpace).join("")}
 
   In another terminal: npm run reembed -- status
   Ctrl-C ends it.
 `);
   }
-  out.result({ url, databaseUrl, publishableKey, secretKey, backfillKey, jwtSecret, migrations });
+  out.result({ url, databaseUrl, publishableKey, secretKey, backfillKey, jwtSecret, migrations, spaces });
+}
+
+function describeSpace({ collection, version, from, to }: OfflineSpace): string {
+  return `
+  ${collection} v${version}: ${from} cannot be called here, so it takes ${to}: lexical, not semantic.`;
 }
 
 /** The CLI finds the stack by itself, and whoever gave a password knows it. */
