@@ -42,6 +42,11 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.stdout.on("error", (error: NodeJS.ErrnoException) =>
     error.code === "EPIPE" ? process.exit() : fail(error),
   );
+  // What no caller waits for, such as a socket's last error: one line, too.
+  process.on("uncaughtException", (error) => {
+    fail(error);
+    process.exit();
+  });
   try {
     await createProgram().parseAsync(argv, { from: "user" });
   } catch (error) {
