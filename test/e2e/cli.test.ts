@@ -278,7 +278,7 @@ describePostgres("on PostgreSQL", () => {
     await client.end();
   });
 
-  test("index replaces what a failed build left, and reconcile enqueues what bypassed the triggers", async () => {
+  test("index builds what is missing, and reconcile enqueues what bypassed the triggers", async () => {
     const { client, json, rows, one } = await prepare();
     await rows(3);
     await client.query("drop index public.course_content_embedding_1536_hnsw");
