@@ -460,13 +460,14 @@ $$;
 comment on function reembed.settle(bigint, jsonb) is
   'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. RE004: the reservation is not open.';
 
-create function reembed.record_query(space_id text, tokens bigint, latency_ms int, outcome text) returns void
+create function reembed.record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled') returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into reembed.usage (space_id, purpose, state, outcome, inputs, tokens, cost_usd, latency_ms)
-  select s.id, 'query', 'settled', record_query.outcome, 1, record_query.tokens, record_query.tokens * s.price_per_mtok / 1000000, record_query.latency_ms
+  select s.id, 'query', record_query.state, record_query.outcome, 1, record_query.tokens, record_query.tokens * s.price_per_mtok / 1000000, record_query.latency_ms
     from reembed.spaces s where s.id = record_query.space_id
 $$;
-comment on function reembed.record_query(text, bigint, int, text) is 'Writes one query embedding into the ledger.';
+comment on function reembed.record_query(text, bigint, int, text, text) is
+  'Writes one query embedding into the ledger; state lost when its answer never came and tokens is an estimate.';
 
 create function reembed.pause_space(space_id text, reason text, seconds double precision default null) returns void
 language plpgsql volatile security invoker set search_path = '' as $$
@@ -521,9 +522,9 @@ create function public.reembed_settle(usage_id bigint, requests jsonb)
 returns void language sql volatile security definer set search_path = '' as $$
   select reembed.settle(usage_id, requests)
 $$;
-create function public.reembed_record_query(space_id text, tokens bigint, latency_ms int, outcome text)
+create function public.reembed_record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled')
 returns void language sql volatile security definer set search_path = '' as $$
-  select reembed.record_query(space_id, tokens, latency_ms, outcome)
+  select reembed.record_query(space_id, tokens, latency_ms, outcome, state)
 $$;
 create function public.reembed_pause_space(space_id text, reason text, seconds double precision default null)
 returns void language sql volatile security definer set search_path = '' as $$

@@ -68,7 +68,13 @@ describe("a search", () => {
       ["embedding_route", { collection: "course_content", version: null }],
       [
         "reembed_record_query",
-        { space_id: "test/model@2", tokens: 3, latency_ms: expect.any(Number), outcome: "ok" },
+        {
+          space_id: "test/model@2",
+          tokens: 3,
+          latency_ms: expect.any(Number),
+          outcome: "ok",
+          state: "settled",
+        },
       ],
       [
         "match_course_content",
@@ -160,12 +166,17 @@ describe("a version that is finalized between route and search", () => {
 
 describe("the ledger", () => {
   test.each([
-    ["an answer that states its price", new ProviderError("bad_answer", "no vector", { billed: 4 }), 4],
-    ["an answer that never came", new ProviderError("timeout", "no answer"), 4],
-  ])("hears of %s, and the error is thrown on", async (_, error, tokens) => {
+    [
+      "an answer that states its price",
+      new ProviderError("bad_answer", "no vector", { billed: 4 }),
+      4,
+      "settled",
+    ],
+    ["an answer that never came", new ProviderError("timeout", "no answer"), 4, "lost"],
+  ])("hears of %s, and the error is thrown on", async (_, error, tokens, state) => {
     const { made, named } = ports({ embedding_route: [ROUTE] }, () => Promise.reject(error));
     await expect(search(made, QUERY)).rejects.toBe(error);
-    expect(named("reembed_record_query")[0]?.args).toMatchObject({ tokens, outcome: error.fault });
+    expect(named("reembed_record_query")[0]?.args).toMatchObject({ tokens, outcome: error.fault, state });
   });
 
   test("hears nothing of what cost nothing", async () => {

@@ -132,7 +132,7 @@ export type Database = {
         Returns: undefined;
       };
       reembed_record_query: {
-        Args: { space_id: string; tokens: number; latency_ms: number; outcome: string };
+        Args: { space_id: string; tokens: number; latency_ms: number; outcome: string; state?: string };
         Returns: undefined;
       };
       reembed_release: {

@@ -111,17 +111,18 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
 async function embedQuery(ports: SearchPorts, space: Space, query: string): Promise<readonly number[]> {
   const embedder = ports.embedderFor(space);
   const began = performance.now();
-  const record = async (outcome: string, tokens: number) => {
+  const record = async (outcome: string, tokens: number, state: "settled" | "lost" = "settled") => {
     if (tokens === 0) return;
     const latency_ms = Math.round(performance.now() - began);
-    await ports.service("reembed_record_query", { space_id: space.id, tokens, latency_ms, outcome });
+    await ports.service("reembed_record_query", { space_id: space.id, tokens, latency_ms, outcome, state });
   };
   let embedded: Embedded;
   try {
     embedded = await embedder.embed([query], { purpose: "query" });
   } catch (error) {
     if (error instanceof ProviderError && error.billed !== "no") {
-      await record(error.fault, error.billed === "maybe" ? estimateTokens(query) : error.billed);
+      const lost = error.billed === "maybe";
+      await record(error.fault, lost ? estimateTokens(query) : error.billed, lost ? "lost" : "settled");
     }
     throw error;
   }
