@@ -1,0 +1,41 @@
+/** The benchmarks run and say what they measured. Whether a bar holds is for a quiet machine and the full size: never for a test. */
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { adminUrl, describePostgres } from "../support/postgres.ts";
+
+const RUN = fileURLToPath(new URL("../../bench/run.ts", import.meta.url));
+const run = (...flags: string[]) =>
+  promisify(execFile)(process.execPath, [RUN, ...flags], {
+    env: { PATH: process.env.PATH, TEST_DATABASE_URL: adminUrl() },
+  }).catch((error: { code: number; stdout: string; stderr: string }) => error);
+
+describePostgres("npm run bench", () => {
+  test("ingest, small, prints one object with its figures and bars", async () => {
+    const { stdout } = await run("--only", "ingest", "--rows", "200", "--json");
+    expect(JSON.parse(stdout)).toEqual({
+      name: "ingest",
+      server: expect.stringMatching(/^PostgreSQL 1\d/),
+      rows: 200,
+      figures: {
+        bare_ms: expect.any(Number),
+        one_version_ms: expect.any(Number),
+        two_versions_ms: expect.any(Number),
+      },
+      bars: [
+        { name: expect.any(String), value: expect.any(Number), bound: 1, holds: expect.any(Boolean) },
+        { name: expect.any(String), value: expect.any(Number), bound: 1, holds: expect.any(Boolean) },
+      ],
+    });
+  });
+
+  test.each([
+    ["an unknown name", ["--only", "speed"], "--only"],
+    ["too few rows", ["--rows", "10"], "--rows"],
+    ["rows that are no number", ["--rows", "many"], "--rows"],
+    ["an unknown option", ["--fast"], "--fast"],
+  ])("%s is wrong use", async (_, flags, named) => {
+    expect(await run(...flags)).toMatchObject({ code: 2, stderr: expect.stringContaining(named) });
+  });
+});
