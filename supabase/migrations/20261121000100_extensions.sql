@@ -1,5 +1,7 @@
 -- What Reembed stands on: pgvector 0.8 or newer in the schema `extensions`, and a schema of its own that the API does not expose.
 -- Makes: extension vector (where it is missing), the schemas extensions and reembed, the API roles where no Supabase made them.
+-- Every function of Reembed sets search_path = pg_catalog, pg_temp. An empty one is not safe: pg_temp is then searched for types before
+-- pg_catalog, and a caller's domain pg_temp.text, whose check runs a function, would run it with the rights of a security definer.
 -- Risks: none for existing data. Refuses, with what to do, a vector extension that is too old or stands in another schema.
 
 create schema if not exists extensions;

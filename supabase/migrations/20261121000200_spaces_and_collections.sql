@@ -89,7 +89,7 @@ alter table reembed.events enable row level security;
 
 -- A space is immutable in what it means: a vector's provenance must not change under it.
 create function reembed.refuse_changed_space() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if (old.id, old.provider, old.model, old.dimensions, old.distance, old.query_prefix, old.document_prefix)
      is distinct from (new.id, new.provider, new.model, new.dimensions, new.distance, new.query_prefix, new.document_prefix) then
@@ -107,7 +107,7 @@ create function reembed.add_space(
   provider text, model text, dimensions int, price_per_mtok numeric default 0, default_threshold double precision default 0,
   max_input_tokens int default 8192, query_prefix text default '', document_prefix text default ''
 ) returns text
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   space_id constant text := format('%s/%s@%s', provider, model, dimensions);
   known reembed.spaces;
@@ -131,7 +131,7 @@ comment on function reembed.add_space(text, text, int, numeric, double precision
 -- Identifiers for SQL texts. Each function takes the registry's row and quotes; nothing else builds an SQL text from names.
 
 create function reembed.key_of(columns name[], alias text) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select case when cardinality(columns) = 1
     then format('%s.%I::text', alias, columns[1])
     else format('jsonb_build_array(%s)::text', (select string_agg(format('%s.%I', alias, k), ', ' order by n) from unnest(columns) with ordinality u(k, n)))
@@ -141,7 +141,7 @@ comment on function reembed.key_of(name[], text) is
   'SQL text that makes the row_id of the row `alias`: the key column as text, or a JSON array of several.';
 
 create function reembed.key_match(c reembed.collections, columns name[], alias text, row_id text) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select string_agg(
     format('%s.%I = (%s)::%s', alias, columns[n],
            case when cardinality(columns) = 1 then row_id else format('(%s)::jsonb ->> %s', row_id, n - 1) end,
@@ -153,19 +153,19 @@ comment on function reembed.key_match(reembed.collections, name[], text, text) i
   'SQL text of the condition that the row `alias` has the key in the SQL expression `row_id`; the key columns'' index serves it.';
 
 create function reembed.input_hash(v reembed.versions, alias text) returns text
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('sha256(convert_to(coalesce(%s(%s), ''''), ''UTF8''))', v.input_function, alias)
 $$;
 comment on function reembed.input_hash(reembed.versions, text) is 'SQL text of the content hash of the row `alias`: SHA-256 of its input in UTF-8.';
 
 create function reembed.stands_in_source(v reembed.versions) returns boolean
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select v.vector_table = (select c.source_table from reembed.collections c where c.id = v.collection_id)
 $$;
 comment on function reembed.stands_in_source(reembed.versions) is 'Whether the version''s vectors stand in the collection''s own table.';
 
 create function reembed.collection_named(collection text) returns reembed.collections
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   found_row reembed.collections;
 begin
@@ -181,7 +181,7 @@ $$;
 comment on function reembed.collection_named(text) is 'The collection of this name. RE005: there is none.';
 
 create function reembed.version_numbered(collection text, number int) returns reembed.versions
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.collection_named(collection);
   found_row reembed.versions;
@@ -199,7 +199,7 @@ comment on function reembed.version_numbered(text, int) is 'Version `number` of 
 
 -- What a version points at must exist and fit, now and whenever it is changed.
 create function reembed.check_version() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   s reembed.spaces;
@@ -251,7 +251,7 @@ create trigger versions_check before insert or update on reembed.versions for ea
 create function reembed.add_collection(
   name text, source_table regclass, public_columns name[], filter_columns name[] default '{}', key_columns name[] default null
 ) returns int
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   keys name[] := key_columns;
   unknown_column name;

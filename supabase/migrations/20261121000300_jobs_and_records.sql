@@ -50,7 +50,7 @@ alter table reembed.records enable row level security;
 
 -- A space may change only while nothing was embedded in it: its vectors would belong to another space.
 create function reembed.refuse_space_with_records() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   -- A complete holds row exclusive on records from before it reads the space: this waits for those in flight.
   lock table reembed.records in share mode;
@@ -70,7 +70,7 @@ create trigger versions_space_fixed before update of space_id on reembed.version
   when (old.space_id is distinct from new.space_id) execute function reembed.refuse_space_with_records();
 
 create function reembed.delete_version_state() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   delete from reembed.jobs j where j.version_id = old.id;
   delete from reembed.records r where r.version_id = old.id;
@@ -83,7 +83,7 @@ create trigger versions_deleted after delete on reembed.versions for each row ex
 -- SQL texts about a version's rows -------------------------------------------------------------------------------------------------
 
 create function reembed.vector_join(v reembed.versions) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select case when c.source_table = v.vector_table then ''
     else format(' left join %s e on %s', v.vector_table,
                 (select string_agg(format('e.%I = t.%I', v.vector_key[n], k), ' and ' order by n) from unnest(c.key_columns) with ordinality u(k, n)))
@@ -94,19 +94,19 @@ comment on function reembed.vector_join(reembed.versions) is
   'SQL text that joins the vectors as e to the collection''s rows t where they stand in a table of their own; empty where they stand in the row.';
 
 create function reembed.rows_of(v reembed.versions) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('%s t%s', c.source_table, reembed.vector_join(v)) from reembed.collections c where c.id = v.collection_id
 $$;
 comment on function reembed.rows_of(reembed.versions) is 'SQL text of a FROM item: the collection''s rows as t and, where the vectors stand in a table of their own, their vectors as e.';
 
 create function reembed.vector_of(v reembed.versions) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('%s.%I', case when reembed.stands_in_source(v) then 't' else 'e' end, v.vector_column)
 $$;
 comment on function reembed.vector_of(reembed.versions) is 'SQL text of the vector of the row in rows_of.';
 
 create function reembed.current_condition(v reembed.versions, hash text) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('coalesce(r.content_hash = %s and r.space_id = %L and (r.skipped is null) = (%s is not null), false)',
                 hash, v.space_id, reembed.vector_of(v))
 $$;
@@ -116,7 +116,7 @@ comment on function reembed.current_condition(reembed.versions, text) is
 -- Triggers ---------------------------------------------------------------------------------------------------------------------------
 
 create function reembed.enqueue_clause() returns text
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   select 'on conflict (version_id, row_id) do update set priority = 0, attempts = 0, enqueued_at = now(), run_at = now(),
       lease_token = null, lease_until = null, lease_hash = null, failed_at = null, error = null'
 $$;
@@ -124,14 +124,14 @@ comment on function reembed.enqueue_clause() is
   'SQL text that ends every enqueue of an edit: the job is always written, at the front of the queue, and its lease is cleared.';
 
 create function reembed.vector_differs(v reembed.versions) returns text
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   -- The operator by its schema: `is distinct from` would look for it in the search path.
   select format('coalesce(old.%1$I operator(extensions.<>) new.%1$I, (old.%1$I is null) <> (new.%1$I is null))', v.vector_column)
 $$;
 comment on function reembed.vector_differs(reembed.versions) is 'SQL text of the condition that the vector of a row differs between old and new.';
 
 create function reembed.trigger_function_sql(v reembed.versions) returns text
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   vector_changed text := 'false';
@@ -143,7 +143,7 @@ begin
   end if;
   return format($sql$
 create or replace function reembed.track_version_%1$s() returns trigger
-language plpgsql security definer set search_path = '' as $body$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $body$
 declare
   old_id text;
   new_id text;
@@ -210,14 +210,14 @@ comment on function reembed.trigger_function_sql(reembed.versions) is
   'SQL text of the trigger function that keeps one maintained version''s jobs true on the collection''s table.';
 
 create function reembed.vector_trigger_function_sql(v reembed.versions) returns text
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
 begin
   select * into c from reembed.collections where id = v.collection_id;
   return format($sql$
 create or replace function reembed.track_vectors_%1$s() returns trigger
-language plpgsql security definer set search_path = '' as $body$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $body$
 declare
   changed_ids text[];
   is_moved boolean := false;
@@ -268,7 +268,7 @@ comment on function reembed.vector_trigger_function_sql(reembed.versions) is
   'SQL text of the trigger function on a vector table of its own: a vector that another hand than complete writes, changes or removes is out of date.';
 
 create function reembed.create_triggers(v reembed.versions) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
 begin
@@ -296,13 +296,13 @@ comment on function reembed.create_triggers(reembed.versions) is 'Puts a maintai
 -- Existing rows --------------------------------------------------------------------------------------------------------------------
 
 create function reembed.key_list(c reembed.collections, alias text) returns text
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   select string_agg(format('%s.%I', alias, k), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)
 $$;
 comment on function reembed.key_list(reembed.collections, text) is 'SQL text of the key columns of the row `alias`, separated by commas.';
 
 create function reembed.key_after(c reembed.collections, alias text, row_id text, operator text) returns text
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('(%s) %s (%s)', reembed.key_list(c, alias), operator,
     string_agg(format('(%s)::%s', case when cardinality(c.key_columns) = 1 then row_id else format('(%s)::jsonb ->> %s', row_id, n - 1) end,
                       format_type(a.atttypid, a.atttypmod)), ', ' order by n))
@@ -312,7 +312,7 @@ $$;
 comment on function reembed.key_after(reembed.collections, text, text, text) is 'SQL text that compares the key of the row `alias` with the key in the SQL expression `row_id`.';
 
 create function reembed.enqueue_missing(version_id int, after_row text default null, max_rows int default 2000) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -364,7 +364,7 @@ comment on function reembed.enqueue_missing(int, text, int) is
   'Enqueues, as backfill, the next max_rows rows after after_row that are neither current nor queued. Returns { enqueued, busy: row ids that others were writing, last: where to go on, null at the end }. A busy row is asked for again with enqueue_row, one a transaction.';
 
 create function reembed.enqueue_row(version_id int, row_id text) returns boolean
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -386,7 +386,7 @@ comment on function reembed.enqueue_row(int, text) is
   'Enqueues one row as backfill, waiting at most 500 ms for whoever writes it. True when a job was added. 55P03: still busy. Call it in a transaction of its own.';
 
 create function reembed.adopt_vectors(version_id int) returns bigint
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -416,7 +416,7 @@ comment on function reembed.adopt_vectors(int) is
 -- The law, and its repair ------------------------------------------------------------------------------------------------------------
 
 create function reembed.violations() returns table (collection text, version int, row_id text, problem text)
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -441,7 +441,7 @@ comment on function reembed.violations() is
   'Law 2 as a query: each row of a maintained version that is neither current nor queued, with the reason. It reads every row; no row comes back unless something bypassed the triggers.';
 
 create function reembed.reconcile(collection text default null) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;

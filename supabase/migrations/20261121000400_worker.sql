@@ -32,11 +32,11 @@ create index usage_reserved_idx on reembed.usage (space_id, lease_until) where s
 create index usage_version_idx on reembed.usage (version_id, at);
 alter table reembed.usage enable row level security;
 
-create function reembed.max_attempts() returns int language sql immutable set search_path = '' as 'select 8';
+create function reembed.max_attempts() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 8';
 comment on function reembed.max_attempts() is 'How often a job is claimed before it counts as failed.';
 
 create function reembed.check_range(argument text, value numeric, low numeric, high numeric) returns void
-language plpgsql immutable security invoker set search_path = '' as $$
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if value is null or value not between low and high then
     raise exception using errcode = 'RE004',
@@ -51,7 +51,7 @@ create function reembed.claim(
   collection text default null, version int default null,
   max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
 ) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -225,7 +225,7 @@ create function reembed.complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
   tokens int[], skipped text[] default null, wait boolean default false
 ) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -367,13 +367,13 @@ comment on function reembed.complete(int, text, uuid, text[], text[], text[], in
   'Stores paid vectors ([...] texts, one a row) with their records, each only if its row''s text still has the hash (hex) that was embedded and the lease token still holds the job. Returns { done: count, stale, lost_lease, gone, busy: row ids }. Busy rows are retried one a transaction with wait = true, which waits at most 500 ms. RE004, RE006 on bad arguments.';
 
 create function reembed.outcomes(done int, stale text[], lost_lease text[], gone text[], busy text[]) returns jsonb
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   select jsonb_build_object('done', done, 'stale', to_jsonb(stale), 'lost_lease', to_jsonb(lost_lease), 'gone', to_jsonb(gone), 'busy', to_jsonb(busy))
 $$;
 comment on function reembed.outcomes(int, text[], text[], text[], text[]) is 'The value that complete returns: outcomes are counted, not thrown.';
 
 create function reembed.fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   failed int;
   retried int;
@@ -399,7 +399,7 @@ comment on function reembed.fail(int, uuid, text[], text, double precision) is
   'Ends leased jobs with an error: retry_seconds null fails them for good, else they are due again after that time, until max_attempts is reached. Returns { failed, retried }; jobs that were edited or taken meanwhile count in neither.';
 
 create function reembed.retry(collection text default null) returns int
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   rearmed int;
 begin
@@ -422,7 +422,7 @@ comment on function reembed.retry(text) is
   'Makes failed jobs due again with all their attempts, of one collection or of all, once what made them fail is mended. Returns how many. RE005: unknown collection.';
 
 create function reembed.release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0) returns int
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   released int;
 begin
@@ -442,7 +442,7 @@ comment on function reembed.release(int, uuid, text[], double precision) is
   'Gives leased jobs back without spending an attempt (a rate limit, a shutdown); due again after delay_seconds. Returns how many.';
 
 create function reembed.settle(usage_id bigint, requests jsonb) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   reservation reembed.usage;
 begin
@@ -461,7 +461,7 @@ comment on function reembed.settle(bigint, jsonb) is
   'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. RE004: the reservation is not open.';
 
 create function reembed.record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled') returns void
-language sql volatile security invoker set search_path = '' as $$
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
   insert into reembed.usage (space_id, purpose, state, outcome, inputs, tokens, cost_usd, latency_ms)
   select s.id, 'query', record_query.state, record_query.outcome, 1, record_query.tokens, record_query.tokens * s.price_per_mtok / 1000000, record_query.latency_ms
     from reembed.spaces s where s.id = record_query.space_id
@@ -470,7 +470,7 @@ comment on function reembed.record_query(text, bigint, int, text, text) is
   'Writes one query embedding into the ledger; state lost when its answer never came and tokens is an estimate.';
 
 create function reembed.pause_space(space_id text, reason text, seconds double precision default null) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if seconds is not null then
     perform reembed.check_range('seconds', seconds::numeric, 0, 31536000);
@@ -487,7 +487,7 @@ $$;
 comment on function reembed.pause_space(text, text, double precision) is 'No claim in this space for so many seconds, or until resume_space. Keeps every job. RE004: unknown space.';
 
 create function reembed.resume_space(space_id text) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   update reembed.spaces s set paused_until = null, pause_reason = null where s.id = resume_space.space_id;
   if not found then
@@ -502,32 +502,32 @@ comment on function reembed.resume_space(text) is 'Ends a pause. RE004: unknown 
 
 create function public.reembed_claim(
   collection text default null, version int default null, max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
-) returns jsonb language sql volatile security definer set search_path = '' as $$
+) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds)
 $$;
 create function public.reembed_complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false
-) returns jsonb language sql volatile security definer set search_path = '' as $$
+) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.complete(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait)
 $$;
 create function public.reembed_fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null)
-returns jsonb language sql volatile security definer set search_path = '' as $$
+returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.fail(version_id, lease_token, row_ids, error, retry_seconds)
 $$;
 create function public.reembed_release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0)
-returns int language sql volatile security definer set search_path = '' as $$
+returns int language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.release(version_id, lease_token, row_ids, delay_seconds)
 $$;
 create function public.reembed_settle(usage_id bigint, requests jsonb)
-returns void language sql volatile security definer set search_path = '' as $$
+returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.settle(usage_id, requests)
 $$;
 create function public.reembed_record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled')
-returns void language sql volatile security definer set search_path = '' as $$
+returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.record_query(space_id, tokens, latency_ms, outcome, state)
 $$;
 create function public.reembed_pause_space(space_id text, reason text, seconds double precision default null)
-returns void language sql volatile security definer set search_path = '' as $$
+returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.pause_space(space_id, reason, seconds)
 $$;
 

@@ -16,7 +16,7 @@
 --     prefers the filter's own index, or the table, where a filter leaves few rows. No plan of this is worth compiling (jit).
 
 create function reembed.match_function_sql(v reembed.versions) returns text
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   s reembed.spaces;
@@ -53,7 +53,7 @@ create function public.%1$I(
   match_count integer default 5,
 %3$s  query_space text default null
 ) returns table (%4$s, similarity double precision)
-language plpgsql stable security invoker set search_path = '' set plan_cache_mode = force_custom_plan set cpu_operator_cost = %18$s set jit = off as $body$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %18$s set jit = off as $body$
 #variable_conflict use_column
 declare
   found_rows bigint;
@@ -139,7 +139,7 @@ $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';
 
 create function reembed.create_match_function(version_id int) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   older record;
@@ -156,7 +156,7 @@ $$;
 comment on function reembed.create_match_function(int) is 'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped.';
 
 create function reembed.has_index(v reembed.versions) returns boolean
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select exists (
     select from pg_catalog.pg_index i
       join pg_catalog.pg_class x on x.oid = i.indexrelid
@@ -168,7 +168,7 @@ $$;
 comment on function reembed.has_index(reembed.versions) is 'Whether a valid HNSW index for cosine distance stands on the version''s vectors.';
 
 create function reembed.index_sql(collection text, version int, build_concurrently boolean default true) returns text
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   index_name constant text := left((select relname from pg_catalog.pg_class where oid = v.vector_table), 40) || '_' || left(v.vector_column, 17) || '_hnsw';
@@ -183,13 +183,13 @@ comment on function reembed.index_sql(text, int, boolean) is
   'The statement that builds a version''s HNSW index. Concurrently it must be run by itself, outside a transaction, over a direct connection.';
 
 create function reembed.pending(v reembed.versions) returns bigint
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select count(*) from reembed.jobs j where j.version_id = v.id and j.priority = 1 and j.failed_at is null
 $$;
 comment on function reembed.pending(reembed.versions) is 'How many backfill jobs of a version are not done.';
 
 create function reembed.coverage(v reembed.versions) returns double precision
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   rows_total bigint;
@@ -211,7 +211,7 @@ comment on function reembed.coverage(reembed.versions) is
   'The share (0 to 1) of a collection''s rows that a version does not still have to load; above ten thousand rows the total is the planner''s estimate.';
 
 create function public.embedding_route(collection text, version int default null) returns jsonb
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.collection_named(embedding_route.collection);
   v reembed.versions;

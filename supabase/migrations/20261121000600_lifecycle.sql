@@ -8,7 +8,7 @@ create function reembed.add_version(
   match_threshold double precision default null, vector_table regclass default null, vector_key name[] default null,
   match_function name default null, takes_unnamed boolean default false
 ) returns int
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.collection_named(add_version.collection);
   next_number int;
@@ -39,7 +39,7 @@ comment on function reembed.add_version(text, text, name, text, double precision
   'Registers the next version of a collection and makes its match RPC; the first one is active. Returns its id. Where two versions have equal width, both RPCs then refuse a query vector whose space is not named (takes_unnamed exempts an RPC that an app called before). RE005, RE008 on bad arguments.';
 
 create function reembed.set_space(collection text, version int, space_id text) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   sibling record;
@@ -72,7 +72,7 @@ comment on function reembed.set_space(text, int, text) is
   'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
 create function reembed.start_loading(collection text, version int) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   c constant reembed.collections := reembed.collection_named(collection);
@@ -105,7 +105,7 @@ comment on function reembed.start_loading(text, int) is
   'Makes a version maintained: registry row and triggers in one transaction. Existing rows are enqueued after it commits (enqueue_missing, then finish_enqueueing). Does nothing when it is maintained already. RE009: the table stayed locked for ten seconds.';
 
 create function reembed.finish_enqueueing(collection text, version int) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
 begin
@@ -115,7 +115,7 @@ $$;
 comment on function reembed.finish_enqueueing(text, int) is 'Notes that all rows that existed before the version was maintained are enqueued: law 2 counts it from now on.';
 
 create function reembed.advance(collection text, version int) returns text
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions := reembed.version_numbered(collection, version);
 begin
@@ -134,7 +134,7 @@ comment on function reembed.advance(text, int) is
   'Moves a version on as far as the facts allow and returns its state: loading -> indexing when no backfill job is left, indexing -> ready when its index stands.';
 
 create function reembed.switch_to(c reembed.collections, target reembed.versions, kind text, actor text, reason text) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   left_number constant int := (select v.number from reembed.versions v where v.id = c.active_version);
 begin
@@ -148,7 +148,7 @@ $$;
 comment on function reembed.switch_to(reembed.collections, reembed.versions, text, text, text) is 'The switch itself: one row and one event.';
 
 create function reembed.locked_collection(collection text) returns reembed.collections
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections := reembed.collection_named(collection);
 begin
@@ -162,7 +162,7 @@ $$;
 comment on function reembed.locked_collection(text) is 'The collection''s row, locked for a switch. RE005: unknown; RE009: somebody else is switching it.';
 
 create function reembed.cutover(collection text, version int, reason text default null, force boolean default false, actor text default null) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.locked_collection(collection);
   v constant reembed.versions := reembed.version_numbered(collection, version);
@@ -195,7 +195,7 @@ comment on function reembed.cutover(text, int, text, boolean, text) is
   'Makes a version the active one: one row and one event. Returns { collection, from, to, stale }. The version left stays maintained. RE007: not ready (force with a reason overrules unfinished loading); RE009: somebody else is switching.';
 
 create function reembed.rollback(collection text, reason text default null, actor text default null) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.locked_collection(collection);
   here constant int := (select v.number from reembed.versions v where v.id = c.active_version);
@@ -220,7 +220,7 @@ comment on function reembed.rollback(text, text, text) is
   'Makes active again the version that the last cutover left. Returns { collection, from, to, stale: jobs that version still has, 0 normally }. RE007: there is no way back.';
 
 create function reembed.status() returns jsonb
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   row_total bigint;

@@ -26,7 +26,7 @@ comment on table reembed.secrets is 'functions_url and backfill_key where there 
 alter table reembed.secrets enable row level security;
 
 create function reembed.set_secret(name text, value text) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   known uuid;
 begin
@@ -53,7 +53,7 @@ comment on function reembed.set_secret(text, text) is
   'Stores functions_url (https://<ref>.supabase.co/functions/v1) or backfill_key (the secret key that the backfill function expects) in vault, else in a table that only the owner reads. RE004: another name, or empty.';
 
 create function reembed.secret(name text) returns text
-language plpgsql stable security invoker set search_path = '' as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   found_value text;
 begin
@@ -77,7 +77,7 @@ insert into reembed.worker_slots (slot) select generate_series(1, 8);
 alter table reembed.worker_slots enable row level security;
 
 create function reembed.enter_slot(slots int default 1, seconds int default 90) returns uuid
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   taken constant uuid := gen_random_uuid();
 begin
@@ -91,22 +91,22 @@ $$;
 comment on function reembed.enter_slot(int, int) is 'A token for one of so many worker slots, or null when all are taken: overlapping ticks do not pile up workers.';
 
 create function reembed.leave_slot(token uuid) returns void
-language sql volatile security invoker set search_path = '' as $$
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
   update reembed.worker_slots w set token = null, until = '-infinity' where w.token = leave_slot.token
 $$;
 comment on function reembed.leave_slot(uuid) is 'Gives a worker slot back.';
 
 create function public.reembed_enter_slot(slots int default 1, seconds int default 90) returns uuid
-language sql volatile security definer set search_path = '' as $$ select reembed.enter_slot(slots, seconds) $$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$ select reembed.enter_slot(slots, seconds) $$;
 create function public.reembed_leave_slot(token uuid) returns void
-language sql volatile security definer set search_path = '' as $$ select reembed.leave_slot(token) $$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$ select reembed.leave_slot(token) $$;
 revoke execute on function public.reembed_enter_slot(int, int), public.reembed_leave_slot(uuid) from public, anon, authenticated;
 grant execute on function public.reembed_enter_slot(int, int), public.reembed_leave_slot(uuid) to service_role;
 comment on function public.reembed_enter_slot(int, int) is 'For service_role: reembed.enter_slot, which documents it.';
 comment on function public.reembed_leave_slot(uuid) is 'For service_role: reembed.leave_slot, which documents it.';
 
 create function reembed.work_is_due() returns boolean
-language sql volatile security invoker set search_path = '' as $$
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
   select exists (
     select from reembed.versions v join reembed.spaces s on s.id = v.space_id
      where v.maintained and (s.paused_until is null or s.paused_until <= clock_timestamp())
@@ -115,7 +115,7 @@ $$;
 comment on function reembed.work_is_due() is 'Whether a claim would find a job now.';
 
 create function reembed.poke() returns text
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   url constant text := reembed.secret('functions_url');
   key constant text := reembed.secret('backfill_key');
@@ -149,7 +149,7 @@ comment on function reembed.poke() is
   'Wakes the backfill function when a job is due: over pg_net, else over the extension http. Returns idle, poked, not configured (no functions_url or backfill_key) or no way to send.';
 
 create function reembed.schedule(every text default '10 seconds', invocations int default 1) returns void
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   perform reembed.check_range('invocations', invocations, 1, 8);
   if to_regnamespace('cron') is null then
@@ -169,7 +169,7 @@ comment on function reembed.schedule(text, int) is
   'Lets pg_cron poke the backfill function (every: a pg_cron schedule such as 10 seconds; invocations: how many at a time, 1 to 8) and purge its own log daily. RE004, RE007: bad argument, no pg_cron, no secrets.';
 
 create function reembed.unschedule() returns int
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   removed int;
 begin
@@ -183,7 +183,7 @@ $$;
 comment on function reembed.unschedule() is 'Removes what schedule() made; returns how many cron jobs that were.';
 
 create function reembed.purge_cron_details() returns bigint
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   purged bigint;
 begin

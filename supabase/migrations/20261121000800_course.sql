@@ -69,7 +69,7 @@ drop policy if exists "anyone reads course content" on public.course_content;
 create policy "anyone reads course content" on public.course_content for select to anon, authenticated using (true);
 
 create or replace function reembed.course_content_input(content public.course_content) returns text
-language sql immutable security invoker set search_path = '' as $$
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   select coalesce(content.title, '') || E'\n\n' || coalesce(content.content, '')
 $$;
 comment on function reembed.course_content_input(public.course_content) is 'The text of a section that is embedded: its title, an empty line, its content.';
@@ -138,7 +138,7 @@ end
 $$;
 
 create function reembed.course_page(page text) returns jsonb
-language sql stable security invoker set search_path = '' as $$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'title', c.title, 'content', c.content, 'url', c.url, 'content_type', c.content_type,
                                                'part_id', c.part_id, 'module_id', c.module_id, 'parent_id', c.parent_id)), '[]'::jsonb)
     from public.course_content c where split_part(c.url, '#', 1) = course_page.page
@@ -146,13 +146,13 @@ $$;
 comment on function reembed.course_page(text) is 'All stored sections of one page, by its url without fragment, as one JSON array.';
 
 create function public.reembed_course_page(page text) returns jsonb
-language sql stable security definer set search_path = '' as $$ select reembed.course_page(page) $$;
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select reembed.course_page(page) $$;
 comment on function public.reembed_course_page(text) is 'For service_role: reembed.course_page, which documents it.';
 revoke execute on function public.reembed_course_page(text) from public, anon, authenticated;
 grant execute on function public.reembed_course_page(text) to service_role;
 
 create function reembed.apply_course_page(upserts jsonb, deletes uuid[]) returns jsonb
-language plpgsql volatile security invoker set search_path = '' as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   written int;
   deleted int;
@@ -173,7 +173,7 @@ comment on function reembed.apply_course_page(jsonb, uuid[]) is
   'Writes the changed sections of one page and removes the vanished ones in one transaction; importance is kept where a row exists. Returns { written, deleted }.';
 
 create function public.reembed_apply_course_page(upserts jsonb, deletes uuid[]) returns jsonb
-language sql volatile security definer set search_path = '' as $$ select reembed.apply_course_page(upserts, deletes) $$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$ select reembed.apply_course_page(upserts, deletes) $$;
 comment on function public.reembed_apply_course_page(jsonb, uuid[]) is 'For service_role: reembed.apply_course_page, which documents it.';
 revoke execute on function public.reembed_apply_course_page(jsonb, uuid[]) from public, anon, authenticated;
 grant execute on function public.reembed_apply_course_page(jsonb, uuid[]) to service_role;
