@@ -60,6 +60,8 @@ export interface FakeOpenAI {
   readonly apiKey: string;
   readonly faults: Faults;
   stats(): FakeOpenAIStats;
+  /** Resolves as soon as so many requests that match have arrived, with the last of them; earlier ones count. */
+  arrival(matches?: (entry: Readonly<RequestEntry>) => boolean, count?: number): Promise<RequestEntry>;
   /** Ends the server and every open connection. */
   close(): Promise<void>;
 }
@@ -83,6 +85,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
   const apiKey = options.apiKey ?? "sk-fake-key-of-the-fake-openai";
   const faults = new Faults();
   const log: RequestEntry[] = [];
+  const arrivals = new Set<() => void>();
   const closing = new AbortController();
   const buckets = new Map(
     MODELS.map(({ name }) => [
@@ -177,6 +180,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
       delivered: false,
     };
     log.push(entry);
+    for (const look of arrivals) look();
     // A response that is destroyed never finishes.
     response.on("finish", () => {
       entry.delivered = true;
@@ -262,6 +266,17 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
       tokensBilled: log.reduce((sum, { billed }) => sum + billed, 0),
       log: log.map((entry) => ({ ...entry })),
     }),
+    arrival: (matches = () => true, count = 1) =>
+      new Promise((resolve) => {
+        const look = () => {
+          const entry = log.filter(matches)[count - 1];
+          if (entry === undefined) return;
+          arrivals.delete(look);
+          resolve(entry);
+        };
+        arrivals.add(look);
+        look();
+      }),
     close: () =>
       new Promise((resolve, reject) => {
         closing.abort();
