@@ -1,0 +1,71 @@
+/** An application at work on `course_content` while workers embed it: it edits, inserts and deletes, one statement after another. */
+import type { Client } from "pg";
+import { hashOf } from "./paid.ts";
+import type { Random } from "./random.ts";
+
+/** Titles of the texts that stand in several rows. They are never edited or deleted, so that their vectors are never lost again. */
+const REPEATED = ["Repeated 1", "Repeated 2", "Repeated 3"] as const;
+const REPEATED_CONTENT = "The same words in several rows.";
+
+export interface EditingApp {
+  /** How many rows were ever given the text with this hash (hex): 1, but for the few that are repeated. */
+  copiesOf(hash: string): number;
+  /** Ends after the statement under way. */
+  stop(): Promise<void>;
+}
+
+/** Fills the table with rows whose texts all differ, but for a few that stand three times each, and starts to work on it. */
+export async function startEditingApp(client: Client, random: Random, rows: number): Promise<EditingApp> {
+  let texts = 0;
+  const copies = new Map(REPEATED.map((title) => [hashOf(`${title}\n\n${REPEATED_CONTENT}`), 3]));
+  await client.query(
+    `insert into public.course_content (title, content)
+     select format('Section %s', n), format('What the course says about topic %s, as first written.', n) from generate_series(1, $1::int) n
+     union all
+     select title, $3 from unnest($2::text[]) title, generate_series(1, 3)`,
+    [rows, REPEATED, REPEATED_CONTENT],
+  );
+  const one = `(select id from public.course_content where title like 'Section %' order by md5(id::text || $1) limit 1)`;
+  const statement = (): [sql: string, values: unknown[]] => {
+    texts += 1;
+    const text = `What the course says after change ${texts}, in other words than before.`;
+    switch (random.weighted({ edit: 6, insert: 3, delete: 1, copy: 0.5 })) {
+      case "edit":
+        return [`update public.course_content set content = $2 where id = ${one}`, [texts, text]];
+      case "insert":
+        return [
+          "insert into public.course_content (title, content) values ('Section ' || $1::int, $2)",
+          [texts, text],
+        ];
+      case "delete":
+        return [`delete from public.course_content where id = ${one}`, [texts]];
+      case "copy": {
+        const title = random.pick(REPEATED);
+        const hash = hashOf(`${title}\n\n${REPEATED_CONTENT}`);
+        copies.set(hash, (copies.get(hash) ?? 0) + 1);
+        return [
+          "insert into public.course_content (title, content) values ($1, $2)",
+          [title, REPEATED_CONTENT],
+        ];
+      }
+    }
+  };
+  let stopped = false;
+  const working = (async () => {
+    while (!stopped) {
+      const [sql, values] = statement();
+      await client.query(sql, values);
+      // As an application that also does other things: about a hundred writes a second.
+      await client.query("select pg_sleep(0.01)");
+    }
+  })();
+  // What it fails of is told by stop().
+  working.catch(() => {});
+  return {
+    copiesOf: (hash) => copies.get(hash) ?? 1,
+    async stop() {
+      stopped = true;
+      await working;
+    },
+  };
+}
