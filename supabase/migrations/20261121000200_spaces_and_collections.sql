@@ -154,7 +154,8 @@ comment on function reembed.key_match(reembed.collections, name[], text, text) i
 
 create function reembed.input_hash(v reembed.versions, alias text) returns text
 language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
-  select format('sha256(convert_to(coalesce(%s(%s), ''''), ''UTF8''))', v.input_function, alias)
+  -- alias.*: the bare alias would be a column of that name where the table has one.
+  select format('sha256(convert_to(coalesce(%s(%s.*), ''''), ''UTF8''))', v.input_function, alias)
 $$;
 comment on function reembed.input_hash(reembed.versions, text) is 'SQL text of the content hash of the row `alias`: SHA-256 of its input in UTF-8.';
 

@@ -80,6 +80,14 @@ $$;
 comment on function reembed.delete_version_state() is 'Trigger: a version takes its jobs and records with it.';
 create trigger versions_deleted after delete on reembed.versions for each row execute function reembed.delete_version_state();
 
+create function reembed.is_intact(v reembed.versions) returns boolean
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select exists (select from pg_catalog.pg_class x join reembed.collections c on c.source_table = x.oid where c.id = v.collection_id)
+     and exists (select from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column and not a.attisdropped)
+$$;
+comment on function reembed.is_intact(reembed.versions) is
+  'Whether a version''s tables and its vector column still exist. One whose were dropped under it is left alone: it must not stop the work on the others.';
+
 -- SQL texts about a version's rows -------------------------------------------------------------------------------------------------
 
 create function reembed.vector_join(v reembed.versions) returns text
@@ -144,6 +152,7 @@ begin
   return format($sql$
 create or replace function reembed.track_version_%1$s() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $body$
+#variable_conflict use_variable
 declare
   old_id text;
   new_id text;
@@ -174,8 +183,15 @@ begin
     end if;
     if %6$s then
       delete from reembed.records r where r.version_id = %1$s and r.row_id = new_id;
-    elsif old_id = new_id and %7$s is not distinct from %8$s then
-      return null;
+    elsif old_id = new_id then
+      begin
+        if %7$s is not distinct from %8$s then
+          return null;
+        end if;
+      exception when others then
+        -- An input that cannot be made is no reason to refuse the app its edit: the claim tells what is wrong.
+        null;
+      end;
     end if;
     insert into reembed.jobs as j (version_id, row_id) values (%1$s, new_id)
     %4$s;
@@ -333,14 +349,20 @@ begin
   if chunk_end is null then
     return jsonb_build_object('enqueued', 0, 'busy', '[]'::jsonb, 'last', null);
   end if;
-  execute format(
-      'select coalesce(array_agg(%1$s), ''{}'') from %2$s left join reembed.records r on r.version_id = $1 and r.row_id = %1$s
-        where %3$s and %4$s and not %5$s
-          and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = %1$s)',
-      reembed.key_of(c.key_columns, 't'), reembed.rows_of(v),
-      case when after_row is null then 'true' else reembed.key_after(c, 't', '$2', '>') end, reembed.key_after(c, 't', '$3', '<='),
-      reembed.current_condition(v, reembed.input_hash(v, 't')))
-    into missing using v.id, after_row, chunk_end;
+  begin
+    execute format(
+        'select coalesce(array_agg(%1$s), ''{}'') from %2$s left join reembed.records r on r.version_id = $1 and r.row_id = %1$s
+          where %3$s and %4$s and not %5$s
+            and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = %1$s)',
+        reembed.key_of(c.key_columns, 't'), reembed.rows_of(v),
+        case when after_row is null then 'true' else reembed.key_after(c, 't', '$2', '>') end, reembed.key_after(c, 't', '$3', '<='),
+        reembed.current_condition(v, reembed.input_hash(v, 't')))
+      into missing using v.id, after_row, chunk_end;
+  exception when others then
+    -- The input of one of them cannot be made. A claim finds out which, and settles for nothing those that are current.
+    select coalesce(array_agg(u.k), '{}') into missing from unnest(chunk) u(k)
+     where not exists (select from reembed.jobs j where j.version_id = v.id and j.row_id = u.k);
+  end;
   -- A row that another transaction is writing is left for later: waiting for its lock while holding others' would deadlock with the app.
   execute format('select coalesce(array_agg(row_id), ''{}'') from (select g.row_id from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
       c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
@@ -423,6 +445,10 @@ declare
 begin
   for v in select * from reembed.versions x where x.maintained and x.enqueued_at is not null order by x.id loop
     select * into strict c from reembed.collections where id = v.collection_id;
+    if not reembed.is_intact(v) then
+      return query select c.name, v.number, null::text, 'its table or its vector column is gone';
+      continue;
+    end if;
     return query execute format(
       'select %1$L::text, %2$s, %3$s,
               case when r.row_id is null then ''no record''
@@ -431,7 +457,7 @@ begin
                    when r.skipped is null then ''the vector is missing''
                    else ''skipped, yet there is a vector'' end
          from %6$s left join reembed.records r on r.version_id = %7$s and r.row_id = %3$s
-        where not %8$s and not exists (select from reembed.jobs j where j.version_id = %7$s and j.row_id = %3$s)',
+        where case when exists (select from reembed.jobs j where j.version_id = %7$s and j.row_id = %3$s) then false else not %8$s end',
       c.name, v.number, reembed.key_of(c.key_columns, 't'), reembed.input_hash(v, 't'), v.space_id,
       reembed.rows_of(v), v.id, reembed.current_condition(v, reembed.input_hash(v, 't')));
   end loop;
@@ -459,7 +485,7 @@ begin
     perform reembed.collection_named(reconcile.collection);
   end if;
   for v in select x.* from reembed.versions x join reembed.collections y on y.id = x.collection_id
-            where x.maintained and (reconcile.collection is null or y.name = reconcile.collection) order by x.id loop
+            where x.maintained and reembed.is_intact(x) and (reconcile.collection is null or y.name = reconcile.collection) order by x.id loop
     select * into strict c from reembed.collections where id = v.collection_id;
     step := null;
     loop

@@ -8,6 +8,7 @@
 --   * Nothing here waits for a row lock while it holds one: rows are taken with `skip locked`, what was skipped comes back as busy and is
 --     retried one row a transaction. Table locks are taken before any row lock. As a belt, lock_timeout stays below deadlock_timeout.
 --   * claim takes the space's row first (the mutex for duplicates and pauses) and reads texts in a later statement than it locks jobs in.
+--   * What is wrong with one row, one table or one version stops that row, table or version, never the work on the others.
 
 create table reembed.usage (
   id bigint generated always as identity primary key,
@@ -47,6 +48,30 @@ end
 $$;
 comment on function reembed.check_range(text, numeric, numeric, numeric) is 'RE004 with the argument''s name and the rule when the value is null or outside the range.';
 
+create function reembed.fail_unreadable(v reembed.versions, c reembed.collections, row_ids text[]) returns text[]
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  checked_id text;
+  unreadable text[] := array[]::text[];
+begin
+  foreach checked_id in array row_ids loop
+    begin
+      execute format('select %s from %s t where %s', reembed.input_hash(v, 't'), c.source_table, reembed.key_match(c, c.key_columns, 't', '$1')) using checked_id;
+    exception when others then
+      unreadable := unreadable || checked_id;
+      -- Not the error's own message: it may quote the row.
+      update reembed.jobs j
+         set failed_at = clock_timestamp(), lease_token = null, lease_until = null, lease_hash = null,
+             error = format('%s cannot make the input of this row (%s)', v.input_function, sqlstate)
+       where j.version_id = v.id and j.row_id = checked_id;
+    end;
+  end loop;
+  return unreadable;
+end
+$$;
+comment on function reembed.fail_unreadable(reembed.versions, reembed.collections, text[]) is
+  'Fails those of the jobs that the caller has locked whose input function raises an error, and returns them: one such row must not keep the others from being claimed.';
+
 create function reembed.claim(
   collection text default null, version int default null,
   max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
@@ -58,6 +83,9 @@ declare
   s reembed.spaces;
   token constant uuid := gen_random_uuid();
   deadline timestamptz;
+  held_space text;
+  is_contended boolean := false;
+  unreadable text[];
   part text[];
   picked text[] := array[]::text[];
   found_id text;
@@ -90,22 +118,65 @@ begin
       hint = 'Pass collection too.';
   end if;
 
-  -- Which version: the one whose first due job is the most urgent, edits before backfill.
-  select x.* into v
-    from reembed.versions x
-    join reembed.spaces sp on sp.id = x.space_id
-    cross join lateral (
-      select j.priority, j.run_at from (values (0), (1)) p(priority)
-       cross join lateral (select q.priority, q.run_at from reembed.jobs q
-                            where q.version_id = x.id and q.priority = p.priority and q.failed_at is null and q.run_at <= clock_timestamp()
-                            order by q.run_at limit 1) j
-       order by j.priority limit 1) due
-   where x.maintained
-     and (claim.collection is null or x.collection_id = c.id)
-     and (claim.version is null or x.number = claim.version)
-     and (sp.paused_until is null or sp.paused_until <= clock_timestamp())
-   order by due.priority, due.run_at limit 1;
-  if not found then
+  -- Which version: the one whose first due job is the most urgent, edits before backfill. The next one where others hold all that is due, or the
+  -- table itself: a transaction that stays open on one table must not stop the work on the others.
+  for v in
+    select x.*
+      from reembed.versions x
+      join reembed.spaces sp on sp.id = x.space_id
+      cross join lateral (
+        select j.priority, j.run_at from (values (0), (1)) p(priority)
+         cross join lateral (select q.priority, q.run_at from reembed.jobs q
+                              where q.version_id = x.id and q.priority = p.priority and q.failed_at is null and q.run_at <= clock_timestamp()
+                              order by q.run_at limit 1) j
+         order by j.priority limit 1) due
+     where x.maintained and reembed.is_intact(x)
+       and (claim.collection is null or x.collection_id = c.id)
+       and (claim.version is null or x.number = claim.version)
+       and (sp.paused_until is null or sp.paused_until <= clock_timestamp())
+     order by due.priority, due.run_at
+  loop
+    select * into strict c from reembed.collections x where x.id = v.collection_id;
+    -- Table locks before row locks: a TRUNCATE that waited for this claim's job rows while the claim waited for the table would be a deadlock.
+    begin
+      execute format('lock table %s in access share mode nowait', c.source_table);
+      execute format('lock table %s in access share mode nowait', v.vector_table);
+    exception when lock_not_available then
+      is_contended := true;
+      continue;
+    end;
+    if held_space is null then
+      -- Not `for update`: whoever writes the ledger refers to this row, and a search must not wait for a claim.
+      select * into s from reembed.spaces x where x.id = v.space_id for no key update;
+      held_space := s.id;
+    elsif s.id <> v.space_id then
+      -- A second space is not waited for while the first is held: two claims would wait for each other.
+      perform from reembed.spaces x where x.id = v.space_id
+          for no key update skip locked;
+      if not found then
+        is_contended := true;
+        continue;
+      end if;
+      select * into s from reembed.spaces x where x.id = v.space_id;
+    end if;
+
+    for priority_now in 0..1 loop
+      select coalesce(array_agg(x.row_id), '{}') into part from (
+        select j.row_id from reembed.jobs j
+         where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
+         order by j.run_at limit max_rows - cardinality(picked)
+         for update skip locked) x;
+      picked := picked || part;
+      exit when cardinality(picked) >= max_rows;
+    end loop;
+    exit when cardinality(picked) > 0;
+    is_contended := is_contended or exists (
+      select from reembed.jobs j where j.version_id = v.id and j.failed_at is null and j.run_at <= clock_timestamp());
+  end loop;
+  if cardinality(picked) = 0 then
+    if is_contended then
+      return jsonb_build_object('reason', 'busy', 'jobs', '[]'::jsonb);
+    end if;
     select sp.* into s from reembed.spaces sp join reembed.versions x on x.space_id = sp.id
      where sp.paused_until > clock_timestamp() and x.maintained
        and (claim.collection is null or x.collection_id = c.id) and (claim.version is null or x.number = claim.version)
@@ -115,33 +186,12 @@ begin
       then jsonb_build_object('reason', 'paused', 'space', s.id, 'pause_reason', s.pause_reason, 'paused_until', s.paused_until, 'jobs', '[]'::jsonb)
       else jsonb_build_object('reason', 'idle', 'jobs', '[]'::jsonb) end;
   end if;
-  select * into strict c from reembed.collections x where x.id = v.collection_id;
-
-  -- Table locks before row locks: a TRUNCATE that waited for this claim's job rows while the claim waited for the table would be a deadlock.
-  begin
-    execute format('lock table %s in access share mode nowait', c.source_table);
-    execute format('lock table %s in access share mode nowait', v.vector_table);
-  exception when lock_not_available then
-    return jsonb_build_object('reason', 'busy', 'jobs', '[]'::jsonb);
-  end;
-  -- Not `for update`: whoever writes the ledger refers to this row, and a search must not wait for a claim.
-  select * into s from reembed.spaces x where x.id = v.space_id for no key update;
   deadline := clock_timestamp() + make_interval(secs => lease_seconds);
 
   -- A worker that never came back: its reservation counts as spent.
   update reembed.usage u set state = 'lost', outcome = 'no answer before the lease ended'
    where u.id in (select o.id from reembed.usage o
                    where o.space_id = s.id and o.state = 'reserved' and o.lease_until < clock_timestamp() for update skip locked);
-
-  for priority_now in 0..1 loop
-    select coalesce(array_agg(x.row_id), '{}') into part from (
-      select j.row_id from reembed.jobs j
-       where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
-       order by j.run_at limit max_rows - cardinality(picked)
-       for update skip locked) x;
-    picked := picked || part;
-    exit when cardinality(picked) >= max_rows;
-  end loop;
 
   update reembed.jobs j
      set failed_at = clock_timestamp(), lease_token = null, lease_until = null, lease_hash = null,
@@ -153,32 +203,46 @@ begin
      where j.version_id = v.id and j.row_id = any (picked) and j.failed_at is null;
   end if;
 
-  -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
-  for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
-      'select g.row_id, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t) end, ''''), %3$s, q.attempts, %4$s
-         from unnest($1) with ordinality g(row_id, n)
-         join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
-         left join %5$s t on %6$s%7$s
-         left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
-        order by g.n',
-      c.key_columns[1], v.input_function, reembed.input_hash(v, 't'), reembed.current_condition(v, reembed.input_hash(v, 't')),
-      c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
-    using picked, v.id
   loop
-    if not is_present then
-      gone_rows := gone_rows || found_id;
-    elsif is_current then
-      current_rows := current_rows || found_id;
-    else
-      -- About a token every four bytes of UTF-8: the provider's own server-side estimate.
-      tokens_sum := tokens_sum + octet_length(found_input) / 4 + 1;
-      exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
-      rows_given := rows_given || found_id;
-      hashes_given := hashes_given || found_hash;
-      jobs_given := jobs_given || jsonb_build_object('row_id', found_id, 'input', found_input,
-                                                     'hash', encode(found_hash, 'hex'), 'tokens', octet_length(found_input) / 4 + 1,
-                                                     'attempts', found_attempts + 1);
-    end if;
+    tokens_sum := 0;
+    rows_given := '{}'; hashes_given := '{}'; jobs_given := '{}'; current_rows := '{}'; gone_rows := '{}';
+    begin
+      -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
+      for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
+          'select g.row_id, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t.*) end, ''''), %3$s, q.attempts, %4$s
+             from unnest($1) with ordinality g(row_id, n)
+             join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
+             left join %5$s t on %6$s%7$s
+             left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
+            order by g.n',
+          c.key_columns[1], v.input_function, reembed.input_hash(v, 't'), reembed.current_condition(v, reembed.input_hash(v, 't')),
+          c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
+        using picked, v.id
+      loop
+        if not is_present then
+          gone_rows := gone_rows || found_id;
+        elsif is_current then
+          current_rows := current_rows || found_id;
+        else
+          -- About a token every four bytes of UTF-8: the provider's own server-side estimate. No more is bought of a text than the space takes.
+          tokens_sum := tokens_sum + least(octet_length(found_input) / 4 + 1, s.max_input_tokens);
+          exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
+          rows_given := rows_given || found_id;
+          hashes_given := hashes_given || found_hash;
+          jobs_given := jobs_given || jsonb_build_object('row_id', found_id, 'input', found_input,
+                                                         'hash', encode(found_hash, 'hex'), 'tokens', least(octet_length(found_input) / 4 + 1, s.max_input_tokens),
+                                                         'attempts', found_attempts + 1);
+        end if;
+      end loop;
+      exit;
+    exception when others then
+      unreadable := reembed.fail_unreadable(v, c, picked);
+      if cardinality(unreadable) = 0 then
+        raise;
+      end if;
+      gave_up := gave_up + cardinality(unreadable);
+      picked := array(select p from unnest(picked) p where p <> all (unreadable));
+    end;
   end loop;
 
   -- A text that another live lease of this space is buying is left for a second.
@@ -241,11 +305,19 @@ declare
   mine text[] := array[]::text[];
   free_vectors text[];
   parsed extensions.vector[];
+  stored bigint;
+  middle int;
+  first_half jsonb;
+  second_half jsonb;
 begin
   if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)
      or cardinality(row_ids) is distinct from cardinality(tokens)
      or (complete.skipped is not null and cardinality(row_ids) <> cardinality(complete.skipped)) then
     raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens and skipped must have the same length', hint = 'One element a row in each.';
+  end if;
+  if array_position(row_ids, null) is not null or array_position(hashes, null) is not null or array_position(tokens, null) is not null
+     or (select count(distinct u.id) from unnest(row_ids) u(id)) < cardinality(row_ids) then
+    raise exception using errcode = 'RE004', message = 'row_ids, hashes and tokens hold a null, or row_ids names a row twice', hint = 'Each row once, with its hash and its tokens.';
   end if;
   if wait and cardinality(row_ids) > 1 then
     raise exception using errcode = 'RE004', message = 'row_ids has more than one element while wait is true',
@@ -267,7 +339,7 @@ begin
     select * into strict c from reembed.collections x where x.id = v.collection_id;
     in_source := reembed.stands_in_source(v);
     if v.space_id <> complete.space_id then
-      return reembed.outcomes(0, row_ids, '{}', '{}', '{}');
+      return reembed.outcomes(0, row_ids, '{}', '{}', '{}', '{}');
     end if;
     begin
       execute format('select array_agg(u.vector::extensions.vector(%s) order by u.n) from unnest($1) with ordinality u(vector, n)',
@@ -328,9 +400,12 @@ begin
         from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
       perform set_config('reembed.completing', v.id::text, true);
       if in_source then
-        execute format('update %s t set %I = g.vector::%s from unnest($1, $2) g(row_id, vector) where g.row_id = any ($3) and %s',
+        execute format('with written as (
+                          update %1$s t set %2$I = g.vector::%3$s from unnest($1, $2) g(row_id, vector) where g.row_id = any ($3) and %4$s
+                          returning coalesce(t.%2$I operator(extensions.=) g.vector::%3$s, t.%2$I is null and g.vector is null) as is_stored)
+                        select count(*) from written where is_stored',
             c.source_table, v.vector_column, column_type, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          using row_ids, parsed, mine;
+          into stored using row_ids, parsed, mine;
       else
         execute format('delete from %s e using unnest($1, $2) g(row_id, vector) where g.vector is null and g.row_id = any ($3) and %s',
             v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
@@ -340,8 +415,13 @@ begin
             v.vector_table, (select string_agg(format('%I', k), ', ' order by n) from unnest(v.vector_key) with ordinality u(k, n)), v.vector_column,
             reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
           using row_ids, parsed, mine;
+        get diagnostics stored = row_count;
+        stored := stored + (select count(*) from unnest(row_ids, vectors) g(row_id, vector) where g.vector is null and g.row_id = any (mine));
       end if;
       perform set_config('reembed.completing', '', true);
+      if stored < cardinality(mine) then
+        raise triggered_data_change_violation;
+      end if;
       insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, skipped)
       select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, complete.skipped[g.n]
         from unnest(row_ids, hashes, complete.tokens) with ordinality g(row_id, hash, tokens, n) where g.row_id = any (mine)
@@ -357,20 +437,42 @@ begin
     update reembed.jobs j set lease_token = null, lease_until = null, lease_hash = null, run_at = now(), attempts = greatest(j.attempts - 1, 0)
      where j.version_id = v.id and j.row_id in (
        select o.row_id from reembed.jobs o where o.version_id = v.id and o.row_id = any (stale_rows) and o.lease_token = complete.lease_token for update skip locked);
-  exception when lock_not_available then
-    return reembed.outcomes(0, '{}', '{}', '{}', row_ids);
+  exception
+    when lock_not_available then
+      return reembed.outcomes(0, '{}', '{}', '{}', row_ids, '{}');
+    when others then
+      -- What the application's constraint, trigger or input function does not take must stop no other row: the culprit is sought in halves.
+      -- What is wrong with the call, the server or the transaction is thrown on.
+      if sqlstate ~ '^(RE|08|25|40|53|57|58|F0|XX)' then
+        raise;
+      end if;
+      if cardinality(row_ids) = 1 then
+        -- Not the error's own message: it may quote the row.
+        if (reembed.fail(complete.version_id, complete.lease_token, row_ids, case sqlstate
+              when '27000' then 'a trigger of the table withheld or changed the vector'
+              else format('the table refused the vector (%s)', sqlstate) end) ->> 'failed')::int = 1 then
+          return reembed.outcomes(0, '{}', '{}', '{}', '{}', row_ids);
+        end if;
+        return reembed.outcomes(0, '{}', row_ids, '{}', '{}', '{}');
+      end if;
+      middle := cardinality(row_ids) / 2;
+      first_half := reembed.complete(version_id, space_id, lease_token, row_ids[:middle], hashes[:middle], vectors[:middle], tokens[:middle], skipped[:middle]);
+      second_half := reembed.complete(version_id, space_id, lease_token, row_ids[middle + 1:], hashes[middle + 1:], vectors[middle + 1:], tokens[middle + 1:], skipped[middle + 1:]);
+      return (select jsonb_object_agg(f.key, case f.key when 'done' then to_jsonb(f.value::bigint + (second_half -> 'done')::bigint)
+                                                        else f.value || (second_half -> f.key) end)
+                from jsonb_each(first_half) f);
   end;
-  return reembed.outcomes(cardinality(mine), stale_rows, lost_rows, gone_rows, busy_rows);
+  return reembed.outcomes(cardinality(mine), stale_rows, lost_rows, gone_rows, busy_rows, '{}');
 end
 $$;
 comment on function reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean) is
-  'Stores paid vectors ([...] texts, one a row) with their records, each only if its row''s text still has the hash (hex) that was embedded and the lease token still holds the job. Returns { done: count, stale, lost_lease, gone, busy: row ids }. Busy rows are retried one a transaction with wait = true, which waits at most 500 ms. RE004, RE006 on bad arguments.';
+  'Stores paid vectors ([...] texts, one a row) with their records, each only if its row''s text still has the hash (hex) that was embedded and the lease token still holds the job. Returns { done: count, stale, lost_lease, gone, busy, refused: row ids }; refused are rows that the table''s own constraints or triggers do not let through: their jobs have failed. Busy rows are retried one a transaction with wait = true, which waits at most 500 ms. RE004, RE006 on bad arguments.';
 
-create function reembed.outcomes(done int, stale text[], lost_lease text[], gone text[], busy text[]) returns jsonb
+create function reembed.outcomes(done int, stale text[], lost_lease text[], gone text[], busy text[], refused text[]) returns jsonb
 language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
-  select jsonb_build_object('done', done, 'stale', to_jsonb(stale), 'lost_lease', to_jsonb(lost_lease), 'gone', to_jsonb(gone), 'busy', to_jsonb(busy))
+  select jsonb_build_object('done', done, 'stale', to_jsonb(stale), 'lost_lease', to_jsonb(lost_lease), 'gone', to_jsonb(gone), 'busy', to_jsonb(busy), 'refused', to_jsonb(refused))
 $$;
-comment on function reembed.outcomes(int, text[], text[], text[], text[]) is 'The value that complete returns: outcomes are counted, not thrown.';
+comment on function reembed.outcomes(int, text[], text[], text[], text[], text[]) is 'The value that complete returns: outcomes are counted, not thrown.';
 
 create function reembed.fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$

@@ -197,11 +197,11 @@ declare
 begin
   select * into strict c from reembed.collections where id = v.collection_id;
   select greatest(x.reltuples, 0)::bigint into rows_total from pg_catalog.pg_class x where x.oid = c.source_table;
+  if not v.maintained or not reembed.is_intact(v) then
+    return 0;
+  end if;
   if rows_total < 10000 then
     execute format('select count(*) from %s', c.source_table) into rows_total;
-  end if;
-  if not v.maintained then
-    return 0;
   end if;
   select count(*) into rows_pending from reembed.jobs j where j.version_id = v.id and j.priority = 1;
   return case when rows_total = 0 then 1 else greatest(0, 1 - rows_pending::double precision / rows_total) end;

@@ -230,7 +230,8 @@ declare
 begin
   for c in select * from reembed.collections x order by x.name loop
     select greatest(x.reltuples, 0)::bigint into row_total from pg_catalog.pg_class x where x.oid = c.source_table;
-    is_estimate := row_total >= 10000;
+    -- Null where the table was dropped.
+    is_estimate := coalesce(row_total >= 10000, true);
     if not is_estimate then
       execute format('select count(*) from %s', c.source_table) into row_total;
     end if;
@@ -265,7 +266,7 @@ begin
           from reembed.usage y where y.version_id = v.id) u
      where v.collection_id = c.id;
     collection_list := collection_list || jsonb_build_object(
-      'collection', c.name, 'table', c.source_table::text, 'rows', row_total, 'rows_estimated', is_estimate, 'versions', version_list);
+      'collection', c.name, 'table', c.source_table::text, 'rows', coalesce(row_total, 0), 'rows_estimated', is_estimate, 'versions', version_list);
   end loop;
   return jsonb_build_object('collections', collection_list,
     'queries', (select jsonb_build_object('requests', count(*), 'tokens', coalesce(sum(y.tokens), 0), 'cost_usd', coalesce(sum(y.cost_usd), 0))

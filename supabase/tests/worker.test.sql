@@ -57,7 +57,7 @@ select matches(pg_temp.error_of($$ select reembed.claim(version => 1) $$), '^RE0
 -- Complete -------------------------------------------------------------------------------------------------------------------------------
 
 insert into step select 'done', pg_temp.complete(value) from step where name = 'first';
-select is(value, '{"done": 4, "stale": [], "lost_lease": [], "gone": [], "busy": []}'::jsonb, 'a complete stores what still fits') from step where name = 'done';
+select is(value, '{"done": 4, "stale": [], "lost_lease": [], "gone": [], "busy": [], "refused": []}'::jsonb, 'a complete stores what still fits') from step where name = 'done';
 select is((select count(*)::int from public.course_content where embedding is not null), 4, 'the vectors stand in their rows');
 select is((select count(*)::int from reembed.records where tokens = 7 and space_id = 'supabase/gte-small@384'), 4, 'with a record each');
 select is((select count(*)::int from reembed.jobs), 2, 'and their jobs are gone');

@@ -769,6 +769,7 @@ describePostgres("the laws", () => {
         lost_lease: [ids.lost_lease],
         gone: [ids.gone],
         busy: [ids.busy],
+        refused: [],
       });
       await other.client.query("rollback");
     });

@@ -784,11 +784,11 @@ describePostgres("the protocol", () => {
       test("is needed: in one statement the text is older than the lock, and the newer edit's job is taken away", async () => {
         await without(CLAIM, [
           [
-            "limit max_rows - cardinality(picked)\n       for update skip locked) x;",
+            "limit max_rows - cardinality(picked)\n         for update skip locked) x;",
             "limit max_rows - cardinality(picked)) x;",
           ],
           [
-            "from unnest($1) with ordinality g(row_id, n)\n         join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id",
+            "from unnest($1) with ordinality g(row_id, n)\n             join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id",
             `from (select o.row_id, o.attempts, 1 as n from reembed.jobs o
                     where o.version_id = $2 and o.row_id = any ($1) and pg_advisory_xact_lock(42) is not null for update skip locked) g
                   cross join lateral (select g.attempts) q`,

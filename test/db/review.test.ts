@@ -3,6 +3,7 @@ import type { Client } from "pg";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { type Session, Sessions } from "../support/sessions.ts";
+import { type Claim, claim, done, type Outcomes } from "../support/worker.ts";
 
 describePostgres("hostile surroundings", () => {
   let database: TestDatabase;
@@ -104,6 +105,261 @@ describePostgres("hostile surroundings", () => {
       expect(
         await value("select array_agg(distinct who) from public.seen where who <> 'authenticated'"),
       ).toBe(null);
+    });
+  });
+
+  const claimAny = () => claim(owner);
+  const jobsOf = async (version: number) =>
+    (
+      await owner.query<{ row_id: string; failed: boolean; error: string | null }>(
+        "select row_id, failed_at is not null as failed, error from reembed.jobs where version_id = $1 order by row_id",
+        [version],
+      )
+    ).rows;
+  /** Completes a claim with the vector [1,2,3,4] for each of its rows. */
+  const store = (lease: Claim) =>
+    value<Outcomes>("select reembed.complete($1, $2, $3, $4, $5, $6, $7)", [
+      lease.version_id,
+      lease.space.id,
+      lease.lease_token,
+      lease.jobs.map(({ row_id }) => row_id),
+      lease.jobs.map(({ hash }) => hash),
+      lease.jobs.map(() => "[1,2,3,4]"),
+      lease.jobs.map(() => 1),
+    ]);
+  const rowIds = ({ jobs }: Claim) => jobs.map(({ row_id }) => row_id).sort();
+  /** Nothing is due but what a test enqueues. */
+  const settleAll = () =>
+    owner.query(`do $$ declare emptied record; begin
+      for emptied in select c.source_table from reembed.collections c join pg_class x on x.oid = c.source_table loop
+        execute format('truncate %s cascade', emptied.source_table);
+      end loop;
+    end $$`);
+
+  describe("a table", () => {
+    test("may have columns called t, old_id or found_id", async () => {
+      await settleAll();
+      await adopt("letters", {
+        columns:
+          "id bigint primary key, body text, t text, e text, old_id bigint, new_id bigint, found_id text",
+      });
+      await owner.query("insert into letters (id, body, t) values (1, 'a', 'b'), (2, 'c', 'd')");
+      expect(await store(await claimAny())).toEqual(done(2));
+      await owner.query("update letters set id = id + 10, old_id = id");
+      expect(await value("select count(*)::int from reembed.violations()")).toBe(0);
+      expect(await claimAny()).toMatchObject({ reason: "again", resolved: { current: 2 } });
+      await owner.query("update letters set embedding = null");
+      expect(rowIds(await claimAny())).toEqual(["11", "12"]);
+    });
+  });
+
+  describe("a row whose input function raises an error", () => {
+    let version: number;
+    beforeAll(async () => {
+      const before = new Sessions(database.url);
+      owner = (await before.open()).client;
+      version = await adopt("ratios", {
+        columns: "id bigint primary key, body text, n int, note text",
+        input: "r.body || (10 / r.n)::text",
+      });
+      await adopt("others");
+      await before.close();
+    });
+    beforeEach(async () => {
+      await settleAll();
+    });
+
+    test("fails alone: the others are claimed, and so are other collections", async () => {
+      await owner.query("insert into ratios values (1, 'one', 1), (2, 'secret', 0), (3, 'three', 1)");
+      await owner.query("insert into others values (1, 'a')");
+      const lease = await claimAny();
+      expect(rowIds(lease)).toEqual(["1", "3"]);
+      expect(lease.resolved.failed).toBe(1);
+      expect(await store(lease)).toEqual(done(2));
+      expect(rowIds(await claimAny())).toEqual(["1"]);
+      expect(await jobsOf(version)).toEqual([
+        { row_id: "2", failed: true, error: "public.ratios_input cannot make the input of this row (22012)" },
+      ]);
+      expect(await value("select count(*)::int from reembed.violations()")).toBe(0);
+      await owner.query("update ratios set n = 2 where id = 2");
+      expect(rowIds(await claimAny())).toEqual(["2"]);
+    });
+
+    test("may be written by the app", async () => {
+      await owner.query("insert into ratios values (1, 'one', 1)");
+      expect(await store(await claimAny())).toEqual(done(1));
+      await owner.query("update ratios set n = 0");
+      await owner.query("update ratios set note = 'still broken'");
+      expect((await jobsOf(version)).map((job) => job.row_id)).toEqual(["1"]);
+    });
+
+    test("turns bad after the claim: its lease is lost, the others are stored", async () => {
+      await owner.query("insert into ratios values (1, 'one', 1), (2, 'two', 1), (3, 'three', 1)");
+      const lease = await claimAny();
+      await owner.query("update ratios set n = 0 where id = 2");
+      expect(await store(lease)).toEqual({ ...done(2), lost_lease: ["2"] });
+    });
+
+    test("does not stop the loading of the others", async () => {
+      await owner.query("insert into ratios values (1, 'one', 1), (2, 'two', 0), (3, 'three', 1)");
+      await owner.query("delete from reembed.jobs");
+      expect(await value("select reembed.enqueue_missing($1)", [version])).toMatchObject({
+        enqueued: 3,
+        last: null,
+      });
+      expect(await value("select reembed.reconcile('ratios')")).toMatchObject({ enqueued: 0 });
+      expect(rowIds(await claimAny())).toEqual(["1", "3"]);
+    });
+  });
+
+  describe("what somebody holds on one collection leaves the others to be claimed", () => {
+    beforeAll(async () => {
+      const before = new Sessions(database.url);
+      owner = (await before.open()).client;
+      await adopt("first_one");
+      await adopt("second_one", { space: "test/two@4" });
+      await before.close();
+    });
+    beforeEach(async () => {
+      await settleAll();
+      await owner.query("insert into first_one values (1, 'a')");
+      await owner.query("insert into second_one values (1, 'b')");
+      await owner.query(
+        "update reembed.jobs set run_at = run_at - interval '1 hour' where version_id = (reembed.version_numbered('first_one', 1)).id",
+      );
+    });
+    const elsewhere = async (sql: string) => {
+      const { client } = await sessions.open();
+      await client.query("begin");
+      await client.query(sql);
+      return client;
+    };
+
+    test("its jobs, by a transaction that stays open", async () => {
+      const holder = await elsewhere("update first_one set body = 'being edited'");
+      expect(await claimAny()).toMatchObject({ collection: "second_one", reason: "work" });
+      expect(await claimAny()).toMatchObject({ reason: "busy" });
+      await holder.query("commit");
+      expect(await claimAny()).toMatchObject({ collection: "first_one", reason: "work" });
+    });
+
+    test("its table, by a statement that locks it", async () => {
+      const holder = await elsewhere("lock table first_one in access exclusive mode");
+      expect(await claimAny()).toMatchObject({ collection: "second_one", reason: "work" });
+      expect(await claimAny()).toMatchObject({ reason: "busy" });
+      await holder.query("rollback");
+    });
+
+    test("two claims never wait for each other's space", async () => {
+      const holder = await elsewhere("update first_one set body = 'being edited'");
+      const other = await elsewhere("select from reembed.spaces where id = 'test/two@4' for no key update");
+      expect(await claimAny()).toMatchObject({ reason: "busy" });
+      await holder.query("rollback");
+      await other.query("rollback");
+    });
+  });
+
+  describe("a collection", () => {
+    test.each([
+      ["whose table was dropped", "drop table doomed cascade"],
+      ["whose vector column was dropped", "alter table doomed drop column embedding"],
+    ])("%s stops no other", async (_what, ddl) => {
+      await settleAll();
+      await owner.query("drop table if exists doomed, spared cascade");
+      await owner.query(
+        "drop function if exists doomed_input, spared_input; delete from reembed.collections where name in ('doomed', 'spared')",
+      );
+      await adopt("doomed");
+      await adopt("spared");
+      await owner.query("insert into doomed values (1, 'a')");
+      await owner.query(ddl);
+      expect(await claimAny()).toMatchObject({ reason: "idle" });
+      expect(await value("select reembed.work_is_due()")).toBe(false);
+      await owner.query("insert into spared values (1, 'b')");
+      expect(await claimAny()).toMatchObject({ reason: "work", collection: "spared" });
+      expect((await owner.query("select * from reembed.violations()")).rows).toEqual([
+        { collection: "doomed", version: 1, row_id: null, problem: "its table or its vector column is gone" },
+      ]);
+      await owner.query("select reembed.status(), reembed.reconcile()");
+      await owner.query("delete from reembed.collections where name = 'doomed'");
+      expect(await value("select count(*)::int from reembed.violations()")).toBe(0);
+    });
+  });
+
+  describe("a vector that the table does not take", () => {
+    test.each([
+      [
+        "because of a constraint",
+        "alter table TABLE add constraint picky check (embedding is null or body <> 'bad')",
+        "the table refused the vector (23514)",
+      ],
+      [
+        "because a trigger raises an error",
+        `create function picky() returns trigger language plpgsql as $$ begin
+           if new.body = 'bad' and new.embedding is not null then raise 'no: %', new.body; end if; return new; end $$;
+         create trigger picky after update on TABLE for each row execute function picky()`,
+        "the table refused the vector (P0001)",
+      ],
+      [
+        "because a trigger drops the update",
+        `create function picky() returns trigger language plpgsql as $$ begin
+           if new.body = 'bad' and new.embedding is not null then return null; end if; return new; end $$;
+         create trigger picky before update on TABLE for each row execute function picky()`,
+        "a trigger of the table withheld or changed the vector",
+      ],
+      [
+        "because a trigger takes the vector out",
+        `create function picky() returns trigger language plpgsql as $$ begin
+           if new.body = 'bad' then new.embedding := null; end if; return new; end $$;
+         create trigger picky before update on TABLE for each row execute function picky()`,
+        "a trigger of the table withheld or changed the vector",
+      ],
+    ])("%s fails its row alone, once", async (_why, ddl, error) => {
+      await settleAll();
+      await owner.query(
+        "drop table if exists picked cascade; drop function if exists picked_input, picky; delete from reembed.collections where name = 'picked'",
+      );
+      const version = await adopt("picked");
+      await owner.query(ddl.replace("TABLE", "picked"));
+      await owner.query(
+        "insert into picked select n, case n when 4 then 'bad' else 'text ' || n end from generate_series(1, 7) n",
+      );
+      const lease = await claimAny();
+      expect(await store(lease)).toEqual({ ...done(6), refused: ["4"] });
+      expect(await jobsOf(version)).toEqual([{ row_id: "4", failed: true, error }]);
+      expect(await value("select count(*)::int from reembed.records where version_id = $1", [version])).toBe(
+        6,
+      );
+      expect(await value("select count(*)::int from reembed.violations()")).toBe(0);
+      expect(await claimAny()).toMatchObject({ reason: "idle" });
+    });
+
+    test("because its own table wants more columns fails its row", async () => {
+      await settleAll();
+      await owner.query(
+        "create table own_vectors (id bigint primary key, embedding extensions.vector(4), tenant text not null)",
+      );
+      await adopt("own");
+      const version = await value<number>(
+        "select reembed.add_version('own', 'test/two@4', 'embedding', 'public.own_input', vector_table => 'own_vectors')",
+      );
+      await owner.query("select reembed.start_loading('own', 2), reembed.finish_enqueueing('own', 2)");
+      await owner.query("insert into own values (1, 'a')");
+      const lease = await claim(owner, { collection: "own", version: 2 });
+      expect(await store(lease)).toEqual({ ...done(0), refused: ["1"] });
+      expect(await jobsOf(version)).toMatchObject([
+        { row_id: "1", error: "the table refused the vector (23502)" },
+      ]);
+    });
+
+    test("is not one of several for the same row", async () => {
+      await settleAll();
+      await adopt("twice");
+      await owner.query("insert into twice values (1, 'a')");
+      const lease = await claimAny();
+      const again = { ...lease, jobs: [...lease.jobs, ...lease.jobs] };
+      expect(await rejection(store(again))).toMatchObject({ code: "RE004" });
+      expect(await store(lease)).toEqual(done(1));
     });
   });
 });

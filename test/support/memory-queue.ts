@@ -124,7 +124,7 @@ export class MemoryQueue implements Queue {
     if (wait && results.length !== 1) throw new Error("wait is for one row");
     this.completes.push({ rows: results.map(({ row_id }) => row_id), wait });
     this.time += results.length * this.completeMsPerRow;
-    const outcomes: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [] };
+    const outcomes: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [], refused: [] };
     for (const { row_id, ...record } of results) {
       const text = this.texts.get(row_id);
       const held = this.#held(lease, row_id);

@@ -79,7 +79,7 @@ class Mix {
   readonly #ourPids = new Set<string>();
   readonly #breaches: unknown[] = [];
   readonly #faults: string[] = [];
-  readonly #outcomes = { done: 0, stale: 0, lost_lease: 0, gone: 0, busy: 0 };
+  readonly #outcomes = { done: 0, stale: 0, lost_lease: 0, gone: 0, busy: 0, refused: 0 };
   #committed = 0;
   #retried = 0;
   #appDeadlocks = 0;
@@ -285,7 +285,7 @@ class Mix {
 
   #count(outcomes: Outcomes): void {
     this.#outcomes.done += outcomes.done;
-    for (const key of ["stale", "lost_lease", "gone", "busy"] as const)
+    for (const key of ["stale", "lost_lease", "gone", "busy", "refused"] as const)
       this.#outcomes[key] += outcomes[key].length;
   }
 

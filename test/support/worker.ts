@@ -25,6 +25,7 @@ export interface Outcomes {
   readonly lost_lease: readonly string[];
   readonly gone: readonly string[];
   readonly busy: readonly string[];
+  readonly refused: readonly string[];
 }
 
 /** All rows stored, nothing else to tell. */
@@ -34,6 +35,7 @@ export const done = (count: number): Outcomes => ({
   lost_lease: [],
   gone: [],
   busy: [],
+  refused: [],
 });
 
 export interface ClaimOptions {

@@ -81,6 +81,8 @@ const outcomes = z.object({
   lost_lease: z.array(z.string()),
   gone: z.array(z.string()),
   busy: z.array(z.string()),
+  /** The table's own constraints or triggers did not let the vector through: these jobs have failed. */
+  refused: z.array(z.string()),
 });
 /** What became of the rows of a complete: counted where all is well, named where not. */
 export type Outcomes = z.infer<typeof outcomes>;

@@ -224,7 +224,13 @@ async function workClaim(
     throw error;
   }
 
-  const lost = new Set([...outcomes.stale, ...outcomes.lost_lease, ...outcomes.gone, ...outcomes.busy]);
+  const lost = new Set([
+    ...outcomes.stale,
+    ...outcomes.lost_lease,
+    ...outcomes.gone,
+    ...outcomes.busy,
+    ...outcomes.refused,
+  ]);
   const skipped = blank.filter(({ row_id }) => !lost.has(row_id)).length;
   report.skipped += skipped;
   report.done += outcomes.done - skipped;
@@ -232,6 +238,8 @@ async function workClaim(
   report.lost_lease += outcomes.lost_lease.length;
   report.gone += outcomes.gone.length;
   report.busy += outcomes.busy.length;
+  report.failed += outcomes.refused.length;
+  if (outcomes.refused.length > 0) report.error = "the table refused some of the vectors: see status";
   await queue.settle(
     lease,
     context.sent.map(({ entry, texts }) => ({
@@ -422,12 +430,13 @@ type Completer = (lease: Lease, results: readonly Result[]) => Promise<Outcomes>
 function createCompleter(queue: Queue, now: () => number): Completer {
   let size = 64;
   return async (lease, results) => {
-    const total: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [] };
+    const total: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [], refused: [] };
     const add = (part: Outcomes) => {
       total.done += part.done;
       total.stale.push(...part.stale);
       total.lost_lease.push(...part.lost_lease);
       total.gone.push(...part.gone);
+      total.refused.push(...part.refused);
     };
     const held: Result[] = [];
     for (let at = 0; at < results.length; ) {
