@@ -47,7 +47,7 @@ create table reembed.versions (
   vector_table regclass not null,
   vector_column name not null,
   vector_key name[] not null,
-  match_function name not null check (match_function ~ '^[a-z][a-z0-9_]*$'),
+  match_function name not null check (match_function ~ '^[a-z][a-z0-9_]+$'),
   match_threshold double precision not null check (match_threshold between -1 and 1),
   takes_unnamed boolean not null default false,
   state text not null default 'prepared' check (state in ('prepared', 'loading', 'indexing', 'ready', 'retired')),
@@ -198,6 +198,21 @@ end
 $$;
 comment on function reembed.version_numbered(text, int) is 'Version `number` of a collection. RE005, RE006: there is none.';
 
+create function reembed.is_unique_key(keyed_table regclass, columns name[], may_be_deferrable boolean) returns boolean
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select exists (
+    select from pg_catalog.pg_index i
+     where i.indrelid = keyed_table and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+       and (i.indimmediate or may_be_deferrable)
+       and (select array_agg(a.attname order by a.attname) filter (where a.attnotnull)
+              from unnest(i.indkey::int2[]) with ordinality k(attnum, n)
+              join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+             where k.n <= i.indnkeyatts)
+           = (select array_agg(u.k order by u.k) from unnest(columns) u(k)))
+$$;
+comment on function reembed.is_unique_key(regclass, name[], boolean) is
+  'Whether the columns are not null and a whole unique index of the table keeps them unique: row by row, or at the end where it may be deferrable.';
+
 -- What a version points at must exist and fit, now and whenever it is changed.
 create function reembed.check_version() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -226,6 +241,13 @@ begin
     raise exception using errcode = 'RE008',
       message = format('vector_column: %I is %s wide, space %s is %s wide', new.vector_column, column_width, s.id, s.dimensions),
       hint = 'A version''s column has exactly the dimensions of its space.';
+  end if;
+  if new.vector_table <> c.source_table
+     and (cardinality(new.vector_key) <> cardinality(c.key_columns) or not reembed.is_unique_key(new.vector_table, new.vector_key, false)) then
+    raise exception using errcode = 'RE008',
+      message = format('vector_key: (%s) is no key of %s that is unique, not null, not deferrable and as wide as the row''s key (%s)',
+                       array_to_string(new.vector_key, ', '), new.vector_table, array_to_string(c.key_columns, ', ')),
+      hint = 'One vector a row: the vectors'' primary key is the row''s key.';
   end if;
   begin
     input := to_regprocedure(format('%s(%s)', new.input_function, c.source_table));
@@ -257,14 +279,21 @@ declare
   keys name[] := key_columns;
   unknown_column name;
   key_type text;
+  filter_type text;
   collection_id int;
 begin
+  if exists (select from pg_catalog.pg_class x where x.oid = source_table and (x.relkind <> 'r' or x.relpersistence = 't'))
+     or exists (select from pg_catalog.pg_inherits i where source_table in (i.inhparent, i.inhrelid)) then
+    raise exception using errcode = 'RE008',
+      message = format('source_table: %s is not an ordinary table on its own', source_table),
+      hint = 'Triggers see every change of such a table alone: not of a view, and not where rows are written through a parent or moved between partitions.';
+  end if;
   if keys is null then
     select array_agg(a.attname order by k.n) into keys
       from pg_catalog.pg_index i
       cross join lateral unnest(i.indkey::int2[]) with ordinality k(attnum, n)
       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-     where i.indrelid = source_table and i.indisprimary;
+     where i.indrelid = source_table and i.indisprimary and k.n <= i.indnkeyatts;
   end if;
   if keys is null then
     raise exception using errcode = 'RE008',
@@ -279,13 +308,41 @@ begin
       message = format('source_table: %s has no column %I', source_table, unknown_column),
       hint = 'Key, public and filter columns are columns of the collection''s table.';
   end if;
+  if not reembed.is_unique_key(source_table, keys, true) then
+    raise exception using errcode = 'RE008',
+      message = format('key_columns: (%s) is no key of %s that is unique and not null', array_to_string(keys, ', '), source_table),
+      hint = 'A job names one row: set the columns not null and give them a unique index.';
+  end if;
+  select u.k into unknown_column from unnest(add_collection.public_columns) u(k)
+   where u.k in ('query_embedding', 'match_threshold', 'match_count', 'query_space', 'similarity', 'found_rows', '_distance')
+      or u.k in (select 'filter_' || f from unnest(add_collection.filter_columns) f)
+   limit 1;
+  if found then
+    raise exception using errcode = 'RE008',
+      message = format('public_columns: %I is a name that the match RPC itself uses', unknown_column),
+      hint = 'Leave it out, or rename the column.';
+  end if;
+  for unknown_column, filter_type in
+    select a.attname, format_type(a.atttypid, null) from unnest(add_collection.filter_columns) u(f)
+      join pg_catalog.pg_attribute a on a.attrelid = source_table and a.attname = u.f
+  loop
+    begin
+      execute format('select null::%1$s = null::%1$s', filter_type);
+    exception when undefined_function then
+      raise exception using errcode = 'RE008',
+        message = format('filter_columns: %I is of type %s, which knows no equality', unknown_column, filter_type),
+        hint = 'Filters compare by equality: choose another column, such as a generated one.';
+    end;
+  end loop;
   -- A row is named by its key's text in jobs and records: that text must be the same in every session, whatever its DateStyle or TimeZone.
   select u.k, format_type(a.atttypid, a.atttypmod) into unknown_column, key_type
     from unnest(keys) u(k)
     join pg_catalog.pg_attribute a on a.attrelid = source_table and a.attname = u.k
     join pg_catalog.pg_type declared on declared.oid = a.atttypid
     join pg_catalog.pg_type t on t.oid = case declared.typtype when 'd' then declared.typbasetype else declared.oid end
-   where t.typname not in ('int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'inet', 'cidr', 'macaddr') and t.typcategory <> 'S' and t.typtype <> 'e'
+   where t.typname not in ('int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'inet', 'cidr', 'macaddr') and t.typtype <> 'e'
+     -- Another schema's text, such as citext, orders its values otherwise than the text by which jobs name them.
+     and (t.typcategory <> 'S' or t.typnamespace <> 'pg_catalog'::regnamespace and t.typtype <> 'd')
    limit 1;
   if found then
     raise exception using errcode = 'RE008',

@@ -10,6 +10,7 @@
 --   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than
 --     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
+--   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
 --   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
 --   * The planner takes a distance for as cheap as comparing two numbers and does not see that wide vectors are fetched from TOAST, so it
 --     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
@@ -32,9 +33,10 @@ begin
     from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
   distance := format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
                      -- Of length 1, because half precision overflows early; a cosine does not see it.
-                     case when vector_type like 'extensions.halfvec%' then format('extensions.l2_normalize(query_embedding)::%s', vector_type) else 'query_embedding' end);
+                     case when vector_type like 'extensions.halfvec%' then format('extensions.l2_normalize(%I.query_embedding)::%s', v.match_function, vector_type)
+                          else format('%I.query_embedding', v.match_function) end);
   source := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
-  select coalesce(string_agg(format(' and (%1$I is null or t.%2$I = %1$I)', 'filter_' || f, f), '' order by n), '')
+  select coalesce(string_agg(format(' and (%3$I.%1$I is null or t.%2$I = %3$I.%1$I)', 'filter_' || f, f, v.match_function), '' order by n), '')
     into conditions from unnest(c.filter_columns) with ordinality u(f, n);
   if not v.takes_unnamed and exists (
        select from reembed.versions o join reembed.spaces os on os.id = o.space_id
@@ -90,7 +92,7 @@ begin
   for %13$s, similarity, found_rows in
     select %14$s, 1 - n._distance, count(*) over ()
       from (select %15$s, %9$s as _distance from %10$s where true%11$s
-             order by %9$s limit match_count) n
+             order by %9$s limit %1$I.match_count) n
      where n._distance <> 'NaN'
      order by n._distance, %16$s
   loop
@@ -101,8 +103,8 @@ begin
     return query
       select %14$s, 1 - n._distance
         from (select * from (select %15$s, %9$s as _distance from %10$s where %12$s is not null%11$s offset 0) x
-               where x._distance <> 'NaN' order by x._distance limit match_count) n
-       where match_threshold is null or 1 - n._distance > match_threshold
+               where x._distance <> 'NaN' order by x._distance limit %1$I.match_count) n
+       where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
        order by n._distance, %16$s;
   end if;
 end
@@ -163,7 +165,7 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
       join pg_catalog.pg_am m on m.oid = x.relam
       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
       join pg_catalog.pg_opclass o on o.oid = i.indclass[0]
-     where i.indrelid = v.vector_table and i.indisvalid and m.amname = 'hnsw' and a.attname = v.vector_column and o.opcname like '%cosine_ops')
+     where i.indrelid = v.vector_table and i.indisvalid and m.amname = 'hnsw' and a.attname = v.vector_column and i.indpred is null and o.opcname like '%cosine_ops')
 $$;
 comment on function reembed.has_index(reembed.versions) is 'Whether a valid HNSW index for cosine distance stands on the version''s vectors.';
 
@@ -171,7 +173,9 @@ create function reembed.index_sql(collection text, version int, build_concurrent
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
-  index_name constant text := left((select relname from pg_catalog.pg_class where oid = v.vector_table), 40) || '_' || left(v.vector_column, 17) || '_hnsw';
+  full_name constant text := format('%s_%s_hnsw', (select x.relname from pg_catalog.pg_class x where x.oid = v.vector_table), v.vector_column);
+  -- A name that is cut could be another version's: `if not exists` would then build nothing.
+  index_name constant text := case when octet_length(full_name) < 64 then full_name else format('%s_v%s_hnsw', index_sql.collection, v.number) end;
 begin
   return format('create index %s if not exists %I on %s using hnsw (%I extensions.%s)',
     case when build_concurrently then 'concurrently' else '' end, index_name, v.vector_table, v.vector_column,

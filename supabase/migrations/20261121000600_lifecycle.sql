@@ -39,7 +39,7 @@ comment on function reembed.add_version(text, text, name, text, double precision
   'Registers the next version of a collection and makes its match RPC; the first one is active. Returns its id. Where two versions have equal width, both RPCs then refuse a query vector whose space is not named (takes_unnamed exempts an RPC that an app called before). RE005, RE008 on bad arguments.';
 
 create function reembed.set_space(collection text, version int, space_id text) returns void
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   sibling record;
@@ -52,7 +52,6 @@ begin
   end if;
   begin
     -- The records are locked against writers, so that no complete is under way in the old space: not for long, and not behind a long one.
-    perform set_config('lock_timeout', '1s', true);
     update reembed.versions x
        set space_id = set_space.space_id,
            match_threshold = case when v.number = 1 then v.match_threshold else (select s.default_threshold from reembed.spaces s where s.id = set_space.space_id) end
@@ -72,7 +71,7 @@ comment on function reembed.set_space(text, int, text) is
   'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
 create function reembed.start_loading(collection text, version int) returns void
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   c constant reembed.collections := reembed.collection_named(collection);
@@ -85,11 +84,13 @@ begin
   end if;
   for attempt in 1..20 loop
     begin
-      -- Short waits with pauses between: a queued lock request would hold up every search that comes after it.
-      perform set_config('lock_timeout', '100ms', true);
+      -- Short waits (lock_timeout above) with pauses between: a queued lock request would hold up every search that comes after it.
       execute format('lock table %s in share row exclusive mode', c.source_table);
       execute format('lock table %s in share row exclusive mode', v.vector_table);
-      update reembed.versions x set maintained = true, state = 'loading' where x.id = v.id;
+      update reembed.versions x set maintained = true, state = 'loading' where x.id = v.id and not x.maintained;
+      if not found then
+        return;
+      end if;
       perform reembed.create_triggers((select x from reembed.versions x where x.id = v.id));
       insert into reembed.events (kind, collection, version) values ('load', c.name, v.number);
       return;
@@ -148,11 +149,10 @@ $$;
 comment on function reembed.switch_to(reembed.collections, reembed.versions, text, text, text) is 'The switch itself: one row and one event.';
 
 create function reembed.locked_collection(collection text) returns reembed.collections
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   c reembed.collections := reembed.collection_named(collection);
 begin
-  perform set_config('lock_timeout', '1s', true);
   select * into strict c from reembed.collections x where x.id = c.id for no key update;
   return c;
 exception when lock_not_available then

@@ -153,6 +153,212 @@ describePostgres("hostile surroundings", () => {
     });
   });
 
+  describe("what cannot be kept current is no collection", () => {
+    const refused = (sql: string, values: readonly unknown[] = []) =>
+      rejection(owner.query(sql, [...values]));
+
+    test.each([
+      ["a view", "create view odd as select 1::bigint as id, 'a' as body", "not an ordinary table"],
+      [
+        "a partitioned table, whose rows move without an update",
+        "create table odd (id bigint primary key, body text) partition by list (id)",
+        "not an ordinary table",
+      ],
+      [
+        "a partition, which is written through its parent",
+        "create table whole (id bigint primary key, body text) partition by list (id); create table odd partition of whole default",
+        "not an ordinary table",
+      ],
+      [
+        "a table with heirs, whose rows it shows as its own",
+        "create table odd (id bigint primary key, body text); create table heir () inherits (odd)",
+        "not an ordinary table",
+      ],
+      [
+        "a key that may be null",
+        "create table odd (id bigint unique, body text)",
+        "no key of public.odd that is unique and not null",
+      ],
+      [
+        "a key that only some rows have unique",
+        "create table odd (id bigint not null, body text); create unique index on odd (id) where body <> ''",
+        "no key of public.odd that is unique and not null",
+      ],
+      [
+        "a key whose order is not its text's",
+        "create extension if not exists citext schema extensions; create table odd (id extensions.citext primary key, body text)",
+        "of type extensions.citext, which cannot name a row",
+      ],
+    ])("%s", async (_what, ddl, message) => {
+      await owner.query(`begin; ${ddl}`);
+      const error = await refused(
+        "select reembed.add_collection('odd', 'public.odd', '{body}', key_columns => '{id}')",
+      );
+      await owner.query("rollback");
+      expect(error).toMatchObject({ code: "RE008", message: expect.stringContaining(message) });
+    });
+
+    test("public columns that the match RPC has itself, and filters without equality", async () => {
+      await owner.query(
+        "begin; create table odd (id bigint primary key, similarity real, doc json, kind text, filter_kind text)",
+      );
+      for (const [columns, filters, message] of [
+        ["{id,similarity}", "{}", "similarity is a name that the match RPC itself uses"],
+        ["{id,filter_kind}", "{kind}", "filter_kind is a name that the match RPC itself uses"],
+        ["{id}", "{doc}", "doc is of type json, which knows no equality"],
+      ]) {
+        await owner.query("savepoint before");
+        const error = await refused("select reembed.add_collection('odd', 'public.odd', $1, $2)", [
+          columns,
+          filters,
+        ]);
+        expect(error).toMatchObject({ code: "RE008", message: expect.stringContaining(message ?? "") });
+        await owner.query("rollback to before");
+      }
+      await owner.query("rollback");
+    });
+
+    test("vectors in a table of their own that is not keyed by the row", async () => {
+      await adopt("keyed");
+      await owner.query("create table loose_vectors (id bigint, embedding extensions.vector(4))");
+      const error = await refused(
+        "select reembed.add_version('keyed', 'test/two@4', 'embedding', 'public.keyed_input', vector_table => 'loose_vectors')",
+      );
+      expect(error).toMatchObject({
+        code: "RE008",
+        message: expect.stringContaining("vector_key: (id) is no key of public.loose_vectors"),
+      });
+    });
+  });
+
+  describe("a key", () => {
+    test("is not widened by what its index carries along", async () => {
+      await adopt("covered", { columns: "id bigint, body text, primary key (id) include (body)" });
+      expect(
+        await value("select key_columns::text[] from reembed.collections where name = 'covered'"),
+      ).toEqual(["id"]);
+    });
+  });
+
+  describe("a match RPC", () => {
+    test("is not misled by columns that are named as its parameters", async () => {
+      await adopt("params", {
+        columns: `id bigint primary key, body text, kind text, filter_kind text, query_embedding extensions.vector(4),
+                  match_count int, match_threshold float, query_space text`,
+        filters: "{kind}",
+      });
+      await owner.query(`insert into params (id, kind, filter_kind, query_embedding, match_count, match_threshold, embedding)
+        values (1, 'a', 'b', '[0,1,0,0]', 1, 2, '[1,0,0,0]'), (2, 'b', 'b', '[1,0,0,0]', 1, 2, '[0,1,0,0]')`);
+      const found = async (sql: string) => (await owner.query(sql)).rows.map(({ id }) => id);
+      expect(await found("select id from match_params('[1,0.5,0,0]', null, 2)")).toEqual(["1", "2"]);
+      expect(await found("select id from match_params('[1,0.5,0,0]', null, 1)")).toEqual(["1"]);
+      expect(await found("select id from match_params('[1,0.5,0,0]', 0.5, 2)")).toEqual(["1"]);
+      expect(await found("select id from match_params('[1,0.5,0,0]', null, 2, filter_kind => 'b')")).toEqual([
+        "2",
+      ]);
+    });
+
+    test("filters by numbers, uuids, booleans and enums", async () => {
+      await owner.query("create type mood as enum ('sad', 'glad')");
+      await adopt("typed", {
+        columns: "id bigint primary key, body text, n int, u uuid, b boolean, m mood",
+        filters: "{n,u,b,m}",
+      });
+      const u = "00000000-0000-4000-8000-000000000000";
+      await owner.query(
+        `insert into typed values (1, 'a', 7, '${u}', true, 'glad', '[1,0,0,0]'), (2, 'b', 8, null, false, 'sad', '[1,0,0,0]')`,
+      );
+      for (const filter of [
+        "filter_n => 7",
+        `filter_u => '${u}'`,
+        "filter_b => true",
+        "filter_m => 'glad'",
+      ]) {
+        const { rows } = await owner.query(`select id from match_typed('[1,0,0,0]', null, 5, ${filter})`);
+        expect(rows).toEqual([{ id: "1" }]);
+      }
+    });
+  });
+
+  describe("an index", () => {
+    test("has a name of its own, however long its table's and column's", async () => {
+      await adopt("long_names_of_tables_and_columns", {
+        columns:
+          "id bigint primary key, body text, embedding_of_the_whole_document_1 extensions.vector(4), embedding_of_the_whole_document_2 extensions.vector(4)",
+      });
+      for (const [n, space] of [
+        [1, "test/two@4"],
+        [2, "test/three@4"],
+      ]) {
+        await owner.query(
+          "select reembed.add_version('long_names_of_tables_and_columns', $1, $2, 'public.long_names_of_tables_and_columns_input')",
+          [space, `embedding_of_the_whole_document_${n}`],
+        );
+      }
+      for (const version of [2, 3]) {
+        await owner.query(
+          await value<string>("select reembed.index_sql('long_names_of_tables_and_columns', $1, false)", [
+            version,
+          ]),
+        );
+        expect(
+          await value(
+            "select reembed.has_index(reembed.version_numbered('long_names_of_tables_and_columns', $1))",
+            [version],
+          ),
+        ).toBe(true);
+      }
+    });
+
+    test("of some rows is none", async () => {
+      await adopt("partly");
+      await owner.query(
+        "create index on partly using hnsw (embedding extensions.vector_cosine_ops) where id < 10",
+      );
+      expect(await value("select reembed.has_index(reembed.version_numbered('partly', 1))")).toBe(false);
+    });
+  });
+
+  describe("a lifecycle step in a transaction of the caller's", () => {
+    test("leaves the caller's time-outs alone", async () => {
+      await adopt("patient");
+      await owner.query(
+        "alter table patient add embedding_2 extensions.vector(4); begin; set local lock_timeout = '7s'",
+      );
+      await owner.query(
+        "select reembed.add_version('patient', 'test/two@4', 'embedding_2', 'public.patient_input')",
+      );
+      await owner.query(
+        "select reembed.set_space('patient', 2, 'test/three@4'), reembed.start_loading('patient', 2)",
+      );
+      await owner.query("select reembed.finish_enqueueing('patient', 2)");
+      await owner.query("select reembed.cutover('patient', 2, 'a test', true), reembed.rollback('patient')");
+      expect(await value("show lock_timeout")).toBe("7s");
+      await owner.query("rollback");
+    });
+
+    test("start_loading that waited for another's changes nothing more", async () => {
+      await adopt("raced");
+      await owner.query("alter table raced add embedding_2 extensions.vector(4)");
+      await owner.query(
+        "select reembed.add_version('raced', 'test/two@4', 'embedding_2', 'public.raced_input')",
+      );
+      const { client } = await sessions.open();
+      await client.query("begin isolation level read committed");
+      await client.query("select reembed.start_loading('raced', 2)");
+      const second = owner.query("select reembed.start_loading('raced', 2)");
+      await client.query("select reembed.finish_enqueueing('raced', 2), reembed.advance('raced', 2)");
+      await client.query("commit");
+      await second;
+      expect(await value("select (reembed.version_numbered('raced', 2)).state")).toBe("indexing");
+      expect(
+        await value(
+          "select count(*)::int from reembed.events where kind = 'load' and collection = 'raced' and version = 2",
+        ),
+      ).toBe(1);
+    });
+  });
+
   describe("a row whose input function raises an error", () => {
     let version: number;
     beforeAll(async () => {
