@@ -39,7 +39,7 @@ export function addSearch(program: Command): void {
       const out = createOutput(options.json);
       await withDatabase(options, async (db) => {
         const answer = await search(
-          { caller: db.rpc, service: db.rpc, embedderFor: embeddersFrom(process.env) },
+          { caller: db.rpc, service: db.rpc, embedderFor: embeddersFrom(process.env), callerHash: null },
           {
             collection: await chooseCollection(db, options.collection),
             query,

@@ -73,7 +73,7 @@ function preflight(request: Request): Response {
 function withCors(response: Response, requestId: string): Response {
   const headers = new Headers(response.headers);
   headers.set("access-control-allow-origin", "*");
-  headers.set("access-control-expose-headers", "content-range, x-request-id, x-sb-error-code");
+  headers.set("access-control-expose-headers", "content-range, retry-after, x-request-id, x-sb-error-code");
   if (!headers.has("x-request-id")) headers.set("x-request-id", requestId);
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }

@@ -562,15 +562,6 @@ $$;
 comment on function reembed.settle(bigint, jsonb) is
   'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. RE004: the reservation is not open.';
 
-create function reembed.record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled') returns void
-language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-  insert into reembed.usage (space_id, purpose, state, outcome, inputs, tokens, cost_usd, latency_ms)
-  select s.id, 'query', record_query.state, record_query.outcome, 1, record_query.tokens, record_query.tokens * s.price_per_mtok / 1000000, record_query.latency_ms
-    from reembed.spaces s where s.id = record_query.space_id
-$$;
-comment on function reembed.record_query(text, bigint, int, text, text) is
-  'Writes one query embedding into the ledger; state lost when its answer never came and tokens is an estimate.';
-
 create function reembed.pause_space(space_id text, reason text, seconds double precision default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
@@ -624,10 +615,6 @@ create function public.reembed_settle(usage_id bigint, requests jsonb)
 returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.settle(usage_id, requests)
 $$;
-create function public.reembed_record_query(space_id text, tokens bigint, latency_ms int, outcome text, state text default 'settled')
-returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  select reembed.record_query(space_id, tokens, latency_ms, outcome, state)
-$$;
 create function public.reembed_pause_space(space_id text, reason text, seconds double precision default null)
 returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.pause_space(space_id, reason, seconds)
@@ -639,7 +626,7 @@ declare
 begin
   for door in select p.oid::regprocedure as signature, p.proname from pg_catalog.pg_proc p
                where p.pronamespace = 'public'::regnamespace
-                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_record_query', 'reembed_pause_space') loop
+                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_pause_space') loop
     execute format('revoke execute on function %s from public, anon, authenticated', door.signature);
     execute format('grant execute on function %s to service_role', door.signature);
     execute format('comment on function %s is %L', door.signature, 'For service_role: reembed.' || substr(door.proname, 9) || ', which documents it.');

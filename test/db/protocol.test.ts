@@ -509,8 +509,11 @@ describePostgres("the protocol", () => {
       await insertRow(app.client, collection, "one");
       await worker.client.query("begin");
       const lease = await claim(worker.client, { collection: collection.name });
-      const recording = app.client.query("select reembed.record_query($1, 3, 20, 'ok')", [lease.space.id]);
-      expect(await settlesOrBlocks(observer.client, app, recording)).toBe("settled");
+      const searching = app.client.query(
+        "select reembed.begin_query($1, repeat('0', 64), 3, repeat('1', 64))",
+        [lease.space.id],
+      );
+      expect(await settlesOrBlocks(observer.client, app, searching)).toBe("settled");
       await worker.client.query("rollback");
     });
   });

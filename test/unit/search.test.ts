@@ -1,4 +1,5 @@
 /** Search by text on fake ports: routing, the retry, the filters, the ledger. */
+import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
@@ -30,9 +31,10 @@ const RETIRED = new ReembedError(
 /** Ports that answer each call of a name with the next value of its list (the last one again and again); an Error is thrown. */
 function ports(answers: Record<string, unknown[]>, embed?: () => Promise<never>) {
   const calls: { name: string; args: Readonly<Record<string, unknown>> }[] = [];
+  const usual: Record<string, unknown[]> = { reembed_begin_query: [{ ticket: 7 }] };
   const answer: Rpc = async (name, args) => {
     calls.push({ name, args });
-    const list = answers[name] ?? [];
+    const list = answers[name] ?? usual[name] ?? [];
     const value = list.length > 1 ? list.shift() : list[0];
     if (value instanceof Error) throw value;
     return value;
@@ -41,6 +43,7 @@ function ports(answers: Record<string, unknown[]>, embed?: () => Promise<never>)
   const made: SearchPorts = {
     caller: answer,
     service: answer,
+    callerHash: "c".repeat(64),
     embedderFor: (space) => ({
       space,
       embed: async (texts, { purpose }) => {
@@ -53,6 +56,8 @@ function ports(answers: Record<string, unknown[]>, embed?: () => Promise<never>)
 }
 
 const QUERY = { collection: "course_content", query: "what is a commit" };
+const hashOf = (text: string) => createHash("sha256").update(text).digest("hex");
+const HASH = hashOf(QUERY.query);
 
 describe("a search", () => {
   test("routes, embeds in the version's space and asks its function, without a threshold unless one is given", async () => {
@@ -67,13 +72,19 @@ describe("a search", () => {
     expect(calls.map(({ name, args }) => [name, args])).toEqual([
       ["embedding_route", { collection: "course_content", version: null }],
       [
-        "reembed_record_query",
+        "reembed_begin_query",
+        { space_id: "test/model@2", query_hash: HASH, tokens: 6, caller_hash: "c".repeat(64) },
+      ],
+      [
+        "reembed_end_query",
         {
-          space_id: "test/model@2",
+          ticket: 7,
+          query_hash: HASH,
           tokens: 3,
           latency_ms: expect.any(Number),
           outcome: "ok",
           state: "settled",
+          embedding: "[0.5,1]",
         },
       ],
       [
@@ -169,20 +180,104 @@ describe("the ledger", () => {
     [
       "an answer that states its price",
       new ProviderError("bad_answer", "no vector", { billed: 4 }),
-      4,
-      "settled",
+      { tokens: 4, state: "settled", outcome: "bad_answer" },
     ],
-    ["an answer that never came", new ProviderError("timeout", "no answer"), 4, "lost"],
-  ])("hears of %s, and the error is thrown on", async (_, error, tokens, state) => {
+    [
+      "an answer that never came",
+      new ProviderError("timeout", "no answer"),
+      { tokens: 6, state: "lost", outcome: "timeout" },
+    ],
+    [
+      "a failure that cost nothing",
+      new ProviderError("server_error", "the provider answered 500", { status: 500 }),
+      { tokens: null, state: "settled", outcome: "server_error" },
+    ],
+    [
+      "a failure that nobody foresaw",
+      new Error("a bug"),
+      { tokens: 6, state: "lost", outcome: "unforeseen" },
+    ],
+  ])("hears of %s, and the error is thrown on", async (_, error, request) => {
     const { made, named } = ports({ embedding_route: [ROUTE] }, () => Promise.reject(error));
     await expect(search(made, QUERY)).rejects.toBe(error);
-    expect(named("reembed_record_query")[0]?.args).toMatchObject({ tokens, outcome: error.fault, state });
+    expect(named("reembed_end_query")[0]?.args).toMatchObject({ ticket: 7, embedding: null, ...request });
   });
 
-  test("hears nothing of what cost nothing", async () => {
-    const error = new ProviderError("server_error", "the provider answered 500", { status: 500 });
-    const { made, named } = ports({ embedding_route: [ROUTE] }, () => Promise.reject(error));
+  test("that cannot be written does not hide what the provider said", async () => {
+    const error = new ProviderError("timeout", "no answer");
+    const { made } = ports({ embedding_route: [ROUTE], reembed_end_query: [new Error("down")] }, () =>
+      Promise.reject(error),
+    );
     await expect(search(made, QUERY)).rejects.toBe(error);
-    expect(named("reembed_record_query")).toEqual([]);
   });
+
+  test("is written before a search that fails answers", async () => {
+    const { made } = ports({ embedding_route: [ROUTE], match_course_content: [RETIRED] });
+    let written = false;
+    const service: Rpc = async (name, args) => {
+      if (name !== "reembed_end_query") return made.service(name, args);
+      await new Promise((resolve) => setImmediate(resolve));
+      written = true;
+    };
+    await expect(search({ ...made, service }, { ...QUERY, version: 1 })).rejects.toBe(RETIRED);
+    expect(written).toBe(true);
+  });
+});
+
+describe("a query that was asked before", () => {
+  test("is answered by its stored embedding, and no provider hears of it", async () => {
+    const { embedded, made, named } = ports({
+      embedding_route: [ROUTE],
+      reembed_begin_query: [{ embedding: "[0.25,2]" }],
+      match_course_content: [[ROW]],
+    });
+    expect(await search(made, QUERY)).toMatchObject({ results: [{ id: "1" }] });
+    expect(embedded).toEqual([]);
+    expect(named("match_course_content")[0]?.args).toMatchObject({ query_embedding: "[0.25,2]" });
+    expect(named("reembed_end_query")).toEqual([]);
+  });
+
+  test("is the same but for white space at its ends and Unicode's two ways to write an accent", async () => {
+    const { embedded, made, named } = ports({ embedding_route: [ROUTE], match_course_content: [[]] });
+    for (const query of ["caf\u00e9", "  cafe\u0301\n", "Caf\u00e9", "ca f\u00e9"]) {
+      await search(made, { ...QUERY, query });
+    }
+    const same = hashOf("caf\u00e9");
+    expect(named("reembed_begin_query").map(({ args }) => args.query_hash)).toEqual([
+      same,
+      same,
+      hashOf("Caf\u00e9"),
+      hashOf("ca f\u00e9"),
+    ]);
+    // What is hashed is what is embedded.
+    expect(embedded.map(({ texts }) => texts[0])).toEqual([
+      "caf\u00e9",
+      "caf\u00e9",
+      "Caf\u00e9",
+      "ca f\u00e9",
+    ]);
+  });
+
+  test("is embedded again in a hash space, which costs nothing: the database is not asked", async () => {
+    const { calls, embedded, made } = ports({
+      embedding_route: [{ ...ROUTE, provider: "hash", space: "hash/words@2" }],
+      match_course_content: [[]],
+    });
+    await search(made, QUERY);
+    expect(embedded).toHaveLength(1);
+    expect(calls.map(({ name }) => name)).toEqual(["embedding_route", "match_course_content"]);
+  });
+});
+
+test("a caller over the rate is told how long to wait, and nothing is embedded", async () => {
+  const { embedded, made } = ports({
+    embedding_route: [ROUTE],
+    reembed_begin_query: [{ refused: "rate", retry_seconds: 1.5 }],
+  });
+  await expect(search(made, QUERY)).rejects.toMatchObject({
+    code: "rate_limited",
+    status: 429,
+    retryAfterMs: 1_500,
+  });
+  expect(embedded).toEqual([]);
 });

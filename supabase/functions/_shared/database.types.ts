@@ -90,6 +90,10 @@ export type Database = {
         }[];
       };
       reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
+      reembed_begin_query: {
+        Args: { space_id: string; query_hash: string; tokens: number; caller_hash?: string };
+        Returns: Json;
+      };
       reembed_claim: {
         Args: {
           collection?: string;
@@ -115,6 +119,18 @@ export type Database = {
         Returns: Json;
       };
       reembed_course_page: { Args: { page: string }; Returns: Json };
+      reembed_end_query: {
+        Args: {
+          ticket: number;
+          query_hash: string;
+          tokens: number;
+          latency_ms: number;
+          outcome: string;
+          state?: string;
+          embedding?: string;
+        };
+        Returns: undefined;
+      };
       reembed_enter_slot: { Args: { slots?: number; seconds?: number }; Returns: string };
       reembed_fail: {
         Args: {
@@ -129,10 +145,6 @@ export type Database = {
       reembed_leave_slot: { Args: { token: string }; Returns: undefined };
       reembed_pause_space: {
         Args: { space_id: string; reason: string; seconds?: number };
-        Returns: undefined;
-      };
-      reembed_record_query: {
-        Args: { space_id: string; tokens: number; latency_ms: number; outcome: string; state?: string };
         Returns: undefined;
       };
       reembed_release: {

@@ -1,6 +1,7 @@
 /** Wires an edge function: from the environment to the ports that handlers take. Keys are checked here, in constant time. */
 import { extractCredentials, verifyCredentials } from "@supabase/server/core";
 import { createClient } from "@supabase/supabase-js";
+import { hashCaller } from "./caller.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import type { Env } from "./env.ts";
 import { ReembedError } from "./errors.ts";
@@ -16,6 +17,8 @@ export interface Edge {
   readonly service: Rpc;
   /** The database as the caller: with the key and the token that the request carries, which RLS then judges. */
   caller(request: Request): Promise<Rpc>;
+  /** Who asks, for the rate of searches, as 64 hexadecimal digits; null for the holder of a secret key. Of a request that `caller` has taken. */
+  callerHash(request: Request): Promise<string | null>;
   /** Throws ReembedError `unauthorized` unless `apikey` holds a secret key of one of these names. */
   requireSecret(request: Request, ...names: string[]): Promise<void>;
   embedderFor(space: Space): Embedder;
@@ -67,6 +70,14 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
       }
       // Clients without a session repeat their key as the bearer: that is no token.
       return connect(apikey, token === null || token === apikey ? undefined : token);
+    },
+    async callerHash(request) {
+      const { apikey, token } = extractCredentials(request);
+      if (apikey === null || Object.values(env.SUPABASE_SECRET_KEYS).includes(apikey)) return null;
+      return hashCaller(
+        { apikey, token: token === apikey ? null : token, headers: request.headers },
+        secretKey,
+      );
     },
     async requireSecret(request, ...names) {
       await requireKey(

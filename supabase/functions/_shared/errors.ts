@@ -18,6 +18,7 @@ export const ERRORS = {
   wrong_space: { status: 400, meaning: "the query vector is of another space than the version" },
   refused: { status: 409, meaning: "the lifecycle does not allow this step now" },
   busy: { status: 409, meaning: "a lock was not to be had in time; nothing was changed" },
+  rate_limited: { status: 429, meaning: "the caller searches by text more often than its rate allows" },
   provider_rejected: { status: 502, meaning: "the provider refused the account or the request" },
   provider_bad_answer: { status: 502, meaning: "the provider answered with vectors that cannot be used" },
   provider_unavailable: {

@@ -1,10 +1,9 @@
 /** Search by text: route to a version, embed the query in that version's space, ask its match RPC. One version answers, never two. */
 import { z } from "zod";
-import type { Embedded, Embedder, Space } from "./embedder.ts";
+import type { Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
-import { ProviderError } from "./provider-error.ts";
+import { embedQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
-import { estimateTokens } from "./tokens.ts";
 
 const route = z.object({
   collection: z.string(),
@@ -53,17 +52,14 @@ export interface SearchAnswer {
   readonly coverage?: number;
 }
 
-export interface SearchPorts {
+export interface SearchPorts extends QueryPorts {
   /** The database as the caller: RLS decides what comes back. */
   readonly caller: Rpc;
-  /** The database as service_role, for the ledger alone. */
-  readonly service: Rpc;
-  readonly embedderFor: (space: Space) => Embedder;
 }
 
 /**
  * Answers a text query.
- * @throws ReembedError of the route, the provider or the RPC. A version that is finalized between route and search is noticed and the search
+ * @throws ReembedError of the route, the rate, the provider or the RPC. A version that is finalized between route and search is noticed and the search
  * routed once more.
  */
 export async function search(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
@@ -87,14 +83,18 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   const space: Space = { ...to, id: to.space };
   // Refused before a token is paid.
   const filters = filterArguments(to, request.filters ?? {});
-  const vector = await embedQuery(ports, space, request.query);
-  const rows = await ports.caller(to.function, {
-    query_embedding: `[${vector.join(",")}]`,
-    match_threshold: request.match_threshold ?? null,
-    match_count: request.match_count ?? 5,
-    query_space: to.space,
-    ...filters,
-  });
+  // The route was asked as the caller, so whoever has come this far holds a valid token: the rate may count by what it says.
+  const { vector, recorded } = await embedQuery(ports, space, request.query);
+  const rows = await afterBoth(
+    ports.caller(to.function, {
+      query_embedding: vector,
+      match_threshold: request.match_threshold ?? null,
+      match_count: request.match_count ?? 5,
+      query_space: to.space,
+      ...filters,
+    }),
+    recorded,
+  );
   return {
     collection: to.collection,
     version: to.version,
@@ -107,35 +107,12 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   };
 }
 
-/** Embeds the query and writes it into the ledger, also when the provider's answer could not be used or never came. */
-async function embedQuery(ports: SearchPorts, space: Space, query: string): Promise<readonly number[]> {
-  const embedder = ports.embedderFor(space);
-  const began = performance.now();
-  const record = async (outcome: string, tokens: number, state: "settled" | "lost" = "settled") => {
-    if (tokens === 0) return;
-    const latency_ms = Math.round(performance.now() - began);
-    await ports.service("reembed_record_query", { space_id: space.id, tokens, latency_ms, outcome, state });
-  };
-  let embedded: Embedded;
-  try {
-    embedded = await embedder.embed([query], { purpose: "query" });
-  } catch (error) {
-    if (error instanceof ProviderError && error.billed !== "no") {
-      const lost = error.billed === "maybe";
-      await record(error.fault, lost ? estimateTokens(query) : error.billed, lost ? "lost" : "settled");
-    }
-    throw error;
-  }
-  await record("ok", embedded.usage.tokens);
-  const [vector] = embedded.vectors;
-  if (vector === undefined) {
-    throw new ReembedError(
-      "provider_bad_answer",
-      `${space.id}: the provider returned no vector`,
-      "Try again.",
-    );
-  }
-  return vector;
+/** The rows, once the ledger is written too: an edge function may be stopped as soon as it has answered. */
+async function afterBoth(found: Promise<unknown>, recorded: Promise<void>): Promise<unknown> {
+  const [rows, ledger] = await Promise.allSettled([found, recorded]);
+  if (rows.status === "rejected") throw rows.reason;
+  if (ledger.status === "rejected") throw ledger.reason;
+  return rows.value;
 }
 
 /** A filter's name is looked up in the registry's list: a request never names an identifier. */

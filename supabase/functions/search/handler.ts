@@ -22,7 +22,9 @@ export function makeHandler(edge: Edge): Handler {
   return async (request, { requestId }) => {
     const caller = await edge.caller(request);
     const asked = await readBody(request, body, LARGEST_BODY);
-    const answer = await search({ caller, service: edge.service, embedderFor: edge.embedderFor }, asked);
+    const { service, embedderFor } = edge;
+    const callerHash = await edge.callerHash(request);
+    const answer = await search({ caller, service, embedderFor, callerHash }, asked);
     return { ...answer, request_id: requestId };
   };
 }

@@ -1,0 +1,130 @@
+/**
+ * A query becomes a vector: from the cache where it was asked before, else from the provider, with its cost reserved before and settled after.
+ * The rate, the budget, the cache and the ledger are the database's; here is the order of things.
+ */
+import { z } from "zod";
+import { sha256 } from "./digest.ts";
+import type { Embedded, Embedder, Space } from "./embedder.ts";
+import { ReembedError } from "./errors.ts";
+import { ProviderError } from "./provider-error.ts";
+import type { Rpc } from "./rpc.ts";
+import { estimateTokens } from "./tokens.ts";
+
+export interface QueryPorts {
+  /** The database as service_role. */
+  readonly service: Rpc;
+  readonly embedderFor: (space: Space) => Embedder;
+  /** Who asks, as 64 hexadecimal digits: has a rate. Null: an operator or a service, who has none. */
+  readonly callerHash: string | null;
+}
+
+export interface EmbeddedQuery {
+  /** As pgvector's text. */
+  readonly vector: string;
+  /** Resolves when the ledger and the cache know of it; rejects when they could not be told. */
+  readonly recorded: Promise<void>;
+}
+
+/** A search that may not be embedded now; `retryAfterMs` becomes the header `retry-after`. */
+export class QueryRefused extends ReembedError {
+  readonly retryAfterMs: number;
+
+  constructor(code: "rate_limited", message: string, hint: string, retryAfterMs: number) {
+    super(code, message, hint);
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+const begun = z.union([
+  z.object({ embedding: z.string() }),
+  z.object({ ticket: z.number() }),
+  z.object({ refused: z.literal("rate"), retry_seconds: z.number() }),
+]);
+
+/** The query as it is embedded and hashed: in Unicode NFC, without white space at its ends. */
+export function normalizeQuery(text: string): string {
+  return text.normalize("NFC").trim();
+}
+
+/**
+ * Embeds a query in a space, or finds its embedding. The space `hash` costs nothing and is computed here: it knows neither cache nor rate.
+ * @throws QueryRefused when the caller is over the rate; ReembedError of the provider, after what it charged was written down
+ */
+export async function embedQuery(ports: QueryPorts, space: Space, query: string): Promise<EmbeddedQuery> {
+  const embedder = ports.embedderFor(space);
+  const text = normalizeQuery(query);
+  if (space.provider === "hash") {
+    const vector = asText(await embedder.embed([text], { purpose: "query" }), space);
+    return { vector, recorded: Promise.resolve() };
+  }
+
+  const tokens = estimateTokens(space.query_prefix + text);
+  const query_hash = await sha256(text);
+  const answer = begun.parse(
+    await ports.service("reembed_begin_query", {
+      space_id: space.id,
+      query_hash,
+      tokens,
+      caller_hash: ports.callerHash,
+    }),
+  );
+  if ("embedding" in answer) return { vector: answer.embedding, recorded: Promise.resolve() };
+  if ("refused" in answer) throw refusal(answer.retry_seconds);
+
+  const began = performance.now();
+  const record = async (request: {
+    tokens: number | null;
+    outcome: string;
+    state: "settled" | "lost";
+    embedding: string | null;
+  }) => {
+    const latency_ms = Math.round(performance.now() - began);
+    await ports.service("reembed_end_query", { ticket: answer.ticket, query_hash, latency_ms, ...request });
+  };
+  let embedded: Embedded;
+  let vector: string;
+  try {
+    embedded = await embedder.embed([text], { purpose: "query" });
+    vector = asText(embedded, space);
+  } catch (error) {
+    // Should this fail too, the reservation stands and counts as spent; the caller hears of the provider.
+    await Promise.allSettled([record({ ...chargedFor(error, tokens), embedding: null })]);
+    throw error;
+  }
+  return {
+    vector,
+    recorded: record({
+      tokens: embedded.usage.tokens,
+      outcome: "ok",
+      state: "settled",
+      embedding: vector,
+    }),
+  };
+}
+
+/** What the ledger says of a request that failed; what nobody foresaw may have been charged. */
+function chargedFor(error: unknown, estimate: number) {
+  if (!(error instanceof ProviderError))
+    return { tokens: estimate, outcome: "unforeseen", state: "lost" as const };
+  const { billed, fault } = error;
+  if (billed === "maybe") return { tokens: estimate, outcome: fault, state: "lost" as const };
+  return { tokens: billed === "no" ? null : billed, outcome: fault, state: "settled" as const };
+}
+
+function asText({ vectors: [vector], usage }: Embedded, space: Space): string {
+  if (vector === undefined) {
+    throw new ProviderError("bad_answer", `${space.id}: the provider returned no vector`, {
+      billed: usage.tokens,
+    });
+  }
+  return `[${vector.join(",")}]`;
+}
+
+function refusal(retrySeconds: number): QueryRefused {
+  return new QueryRefused(
+    "rate_limited",
+    "too many searches by text from this caller",
+    "Wait as long as retry-after says; a server of your own sends a secret key, which has no rate.",
+    retrySeconds * 1000,
+  );
+}

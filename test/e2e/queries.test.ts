@@ -1,0 +1,188 @@
+/** What a search by text costs its caller and its owner, over HTTP: the cache of queries and the rate; supabase-js unchanged. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createClient, FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
+import { type Client, escapeIdentifier } from "pg";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import { runJson } from "../support/cli.ts";
+import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
+import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+
+describe("on PGlite", () => searchesHaveTheirPrice(async () => "memory"));
+describePostgres("on PostgreSQL", () => searchesHaveTheirPrice(async () => ({ url: await bareDatabase() })));
+
+/** A database of the role postgres in which the stack may make its own auth: users sign up here. */
+async function bareDatabase(): Promise<string> {
+  const { name, url, adminUrl } = await createDatabase({ migrated: false });
+  const admin = await connect(adminUrl);
+  await admin.query("drop schema if exists auth cascade");
+  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
+  await admin.end();
+  return url;
+}
+
+function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+  let openai: FakeOpenAI;
+  let stack: Stack;
+  let db: Client;
+  let state: string;
+
+  beforeAll(async () => {
+    state = await mkdtemp(join(tmpdir(), "queries-test-"));
+    openai = await startFakeOpenAI();
+    stack = await startStack({
+      port: 0,
+      database: await database(),
+      stateDirectory: state,
+      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
+      tickMs: 3_600_000,
+      onLog: () => {},
+    });
+    db = await connect(stack.databaseUrl);
+    await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
+    await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+    await db.query(
+      "insert into public.course_content (title, content) values ('Commits', 'A commit is a snapshot.')",
+    );
+    // The stack's own first poke may be at it.
+    const cron = clientWith(stack.backfillKey);
+    while ((await cron.functions.invoke("backfill", { body: {} })).data?.ended !== "idle");
+  });
+  afterAll(async () => {
+    await db?.end();
+    await stack?.stop();
+    await openai?.close();
+    await rm(state, { recursive: true, force: true });
+  });
+  beforeEach(async () => {
+    await db.query("delete from reembed.query_rates");
+    await db.query("delete from reembed.query_cache");
+    await db.query("select reembed.set_query_rate(60, 20)");
+  });
+
+  const clientWith = (key: string) =>
+    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
+  const anonymous = () => clientWith(stack.publishableKey);
+  const search = (client: SupabaseClient, query: string, headers: Record<string, string> = {}) =>
+    client.functions.invoke("search", { body: { collection: "course_content", query }, headers });
+  /** How many requests reached the provider meanwhile. */
+  const requestsDuring = async (work: () => Promise<unknown>) => {
+    const before = openai.stats().requests;
+    await work();
+    return openai.stats().requests - before;
+  };
+  const queryRows = async () =>
+    (await db.query<{ n: number }>("select count(*)::int as n from reembed.usage where purpose = 'query'"))
+      .rows[0]?.n;
+  const signedUp = async () => {
+    const client = anonymous();
+    const email = `${crypto.randomUUID()}@example.com`;
+    expect((await client.auth.signUp({ email, password: "correct horse battery staple" })).error).toBeNull();
+    return client;
+  };
+
+  test("a repeated query is embedded once, whoever repeats it, and answers the same", async () => {
+    const rows = (await queryRows()) ?? 0;
+    const answers: unknown[] = [];
+    const ask = async (client: SupabaseClient, query: string) => {
+      const { data, error } = await search(client, query);
+      expect(error).toBeNull();
+      answers.push({ ...data, request_id: null });
+    };
+    expect(
+      await requestsDuring(async () => {
+        await ask(anonymous(), "what is a commit?");
+        await ask(anonymous(), "what is a commit?");
+        await ask(clientWith(stack.secretKey), "\n what is a commit?  ");
+      }),
+    ).toBe(1);
+    expect(answers).toHaveLength(3);
+    expect(answers[0]).toMatchObject({ results: [{ title: "Commits" }] });
+    expect(answers[1]).toEqual(answers[0]);
+    expect(answers[2]).toEqual(answers[0]);
+    expect(await queryRows()).toBe(rows + 1);
+    expect((await db.query("select sum(hits)::int as hits from reembed.query_cache")).rows).toEqual([
+      { hits: 2 },
+    ]);
+  });
+
+  test("the command line shares the cache, and has no rate", async () => {
+    await db.query("select reembed.set_query_rate(1, 1)");
+    const env = { OPENAI_API_KEY: openai.apiKey, OPENAI_BASE_URL: openai.url };
+    expect(
+      await requestsDuring(async () => {
+        for (let n = 0; n < 2; n += 1) {
+          const { code, answer } = await runJson(
+            ["search", "a snapshot", "--db-url", stack.databaseUrl],
+            env,
+          );
+          expect({ code, answer }).toMatchObject({ code: 0, answer: { results: [{ title: "Commits" }] } });
+        }
+        expect((await search(anonymous(), "a snapshot")).error).toBeNull();
+      }),
+    ).toBe(1);
+  });
+
+  test("over the rate a caller is told to wait; nobody else is, nor a search with a vector", async () => {
+    await db.query("select reembed.set_query_rate(1, 3)");
+    const ada = await signedUp();
+    const bob = await signedUp();
+    for (let n = 0; n < 3; n += 1) expect((await search(ada, "snapshots")).error).toBeNull();
+
+    const { data, error } = await search(ada, "snapshots");
+    expect(data).toBeNull();
+    if (!(error instanceof FunctionsHttpError)) throw new Error("no HTTP error came");
+    const response: Response = error.context;
+    expect(response.status).toBe(429);
+    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+    expect(Number(response.headers.get("retry-after"))).toBeLessThanOrEqual(60);
+    expect(await response.json()).toEqual({
+      error: {
+        code: "rate_limited",
+        message: expect.any(String),
+        hint: expect.stringContaining("retry-after"),
+        request_id: response.headers.get("x-request-id"),
+      },
+    });
+
+    expect((await search(bob, "snapshots")).error).toBeNull();
+    expect((await search(anonymous(), "snapshots")).error).toBeNull();
+    for (let n = 0; n < 4; n += 1) {
+      expect((await search(clientWith(stack.secretKey), "snapshots")).error).toBeNull();
+    }
+    const vector = Array.from({ length: 384 }, (_, n) => Math.sin(n + 1));
+    const direct = await ada.rpc("match_course_content", { query_embedding: vector, match_threshold: -1 });
+    expect(direct.error).toBeNull();
+    expect(direct.data).toHaveLength(1);
+
+    // A minute later.
+    await db.query("update reembed.query_rates set at = at - interval '1 minute'");
+    expect((await search(ada, "snapshots")).error).toBeNull();
+  });
+
+  test("who is not signed in counts by the address; what is refused buys nothing", async () => {
+    await db.query("select reembed.set_query_rate(1, 1)");
+    const from = (address: string, query: string) =>
+      search(anonymous(), query, { "x-forwarded-for": address }).then(({ error }) => error === null);
+    expect(
+      await requestsDuring(async () => {
+        expect(await from("192.0.2.1", "one")).toBe(true);
+        expect(await from("192.0.2.1", "two")).toBe(false);
+        expect(await from("198.51.100.7, 192.0.2.1", "three")).toBe(false);
+        expect(await from("192.0.2.2", "four")).toBe(true);
+      }),
+    ).toBe(2);
+  });
+
+  test("neither a query's text nor an address stands in the database", async () => {
+    await search(anonymous(), "zebra crossing", { "x-forwarded-for": "192.0.2.77" });
+    const { rows } = await db.query(
+      `select to_jsonb(c)::text || (select jsonb_agg(r)::text from reembed.query_rates r) || (select jsonb_agg(u)::text from reembed.usage u) as all
+         from reembed.query_cache c`,
+    );
+    expect(rows).toHaveLength(1);
+    expect(rows[0].all).not.toMatch(/zebra|192\.0\.2/);
+  });
+}
