@@ -31,11 +31,14 @@ create table reembed.collections (
   key_columns name[] not null check (cardinality(key_columns) > 0),
   public_columns name[] not null check (cardinality(public_columns) > 0),
   filter_columns name[] not null default '{}',
+  long_text text not null default 'truncate' check (long_text in ('truncate', 'fail')),
   active_version int not null
 );
 comment on table reembed.collections is
   'A table whose rows are embedded. active_version is the one version that searches use when they name none; switching is an update of this column and nothing else.';
 comment on column reembed.collections.public_columns is 'The columns that match RPCs return.';
+comment on column reembed.collections.long_text is
+  'What is done with a text longer than its space takes: truncate embeds its beginning and says so on the record, fail fails its row before anything is bought.';
 comment on column reembed.collections.filter_columns is 'The columns that match RPCs filter by equality, as filter_<column>.';
 
 create table reembed.versions (

@@ -278,16 +278,17 @@ begin
     'collection', c.name, 'version', v.number, 'version_id', v.id, 'lease_token', token, 'lease_until', deadline, 'usage_id', usage_id,
     'space', jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
                                 'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens),
+    'long_text', c.long_text,
     'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', cardinality(deferred_rows)),
     'jobs', to_jsonb(jobs_given));
 end
 $$;
 comment on function reembed.claim(text, int, int, int, int) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, long_text, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
-  tokens int[], skipped text[] default null, wait boolean default false
+  tokens int[], skipped text[] default null, wait boolean default false, truncated boolean[] default null
 ) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -312,8 +313,9 @@ declare
 begin
   if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)
      or cardinality(row_ids) is distinct from cardinality(tokens)
-     or (complete.skipped is not null and cardinality(row_ids) <> cardinality(complete.skipped)) then
-    raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens and skipped must have the same length', hint = 'One element a row in each.';
+     or (complete.skipped is not null and cardinality(row_ids) <> cardinality(complete.skipped))
+     or (complete.truncated is not null and cardinality(row_ids) <> cardinality(complete.truncated)) then
+    raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens, skipped and truncated must have the same length', hint = 'One element a row in each.';
   end if;
   if array_position(row_ids, null) is not null or array_position(hashes, null) is not null or array_position(tokens, null) is not null
      or (select count(distinct u.id) from unnest(row_ids) u(id)) < cardinality(row_ids) then
@@ -422,8 +424,8 @@ begin
       if stored < cardinality(mine) then
         raise triggered_data_change_violation;
       end if;
-      insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, skipped)
-      select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, complete.skipped[g.n]
+      insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, truncated, skipped)
+      select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, coalesce(complete.truncated[g.n], false), complete.skipped[g.n]
         from unnest(row_ids, hashes, complete.tokens) with ordinality g(row_id, hash, tokens, n) where g.row_id = any (mine)
       on conflict on constraint records_pkey do update set content_hash = excluded.content_hash, space_id = excluded.space_id, tokens = excluded.tokens,
         truncated = excluded.truncated, skipped = excluded.skipped, embedded_at = excluded.embedded_at;
@@ -456,8 +458,8 @@ begin
         return reembed.outcomes(0, '{}', row_ids, '{}', '{}', '{}');
       end if;
       middle := cardinality(row_ids) / 2;
-      first_half := reembed.complete(version_id, space_id, lease_token, row_ids[:middle], hashes[:middle], vectors[:middle], tokens[:middle], skipped[:middle]);
-      second_half := reembed.complete(version_id, space_id, lease_token, row_ids[middle + 1:], hashes[middle + 1:], vectors[middle + 1:], tokens[middle + 1:], skipped[middle + 1:]);
+      first_half := reembed.complete(version_id, space_id, lease_token, row_ids[:middle], hashes[:middle], vectors[:middle], tokens[:middle], skipped[:middle], truncated => truncated[:middle]);
+      second_half := reembed.complete(version_id, space_id, lease_token, row_ids[middle + 1:], hashes[middle + 1:], vectors[middle + 1:], tokens[middle + 1:], skipped[middle + 1:], truncated => truncated[middle + 1:]);
       return (select jsonb_object_agg(f.key, case f.key when 'done' then to_jsonb(f.value::bigint + (second_half -> 'done')::bigint)
                                                         else f.value || (second_half -> f.key) end)
                 from jsonb_each(first_half) f);
@@ -465,7 +467,7 @@ begin
   return reembed.outcomes(cardinality(mine), stale_rows, lost_rows, gone_rows, busy_rows, '{}');
 end
 $$;
-comment on function reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean) is
+comment on function reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean, boolean[]) is
   'Stores paid vectors ([...] texts, one a row) with their records, each only if its row''s text still has the hash (hex) that was embedded and the lease token still holds the job. Returns { done: count, stale, lost_lease, gone, busy, refused: row ids }; refused are rows that the table''s own constraints or triggers do not let through: their jobs have failed. Busy rows are retried one a transaction with wait = true, which waits at most 500 ms. RE004, RE006 on bad arguments.';
 
 create function reembed.outcomes(done int, stale text[], lost_lease text[], gone text[], busy text[], refused text[]) returns jsonb
@@ -599,9 +601,10 @@ create function public.reembed_claim(
   select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds)
 $$;
 create function public.reembed_complete(
-  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false,
+  truncated boolean[] default null
 ) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  select reembed.complete(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait)
+  select reembed.complete(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait, truncated)
 $$;
 create function public.reembed_fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null)
 returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$

@@ -79,7 +79,7 @@ select is(reembed.complete(1, 'openai/text-embedding-3-small@1536', gen_random_u
           '["00000000-0000-4000-8000-000000000001"]'::jsonb, 'a vector of another space is stale, whatever it holds');
 
 select matches(pg_temp.error_of($$ select reembed.complete(1, 'supabase/gte-small@384', gen_random_uuid(), array['a', 'b'], array['ab'], array['[1]'], array[1]) $$),
-               '^RE004: row_ids, hashes, vectors, tokens and skipped must have the same length', 'arrays of different lengths');
+               '^RE004: row_ids, hashes, vectors, tokens, skipped and truncated must have the same length', 'arrays of different lengths');
 select matches(pg_temp.error_of($$ select reembed.complete(1, 'supabase/gte-small@384', gen_random_uuid(), array['a', 'b'], array['ab', 'ab'], array['[1]', '[1]'], array[1, 1], wait => true) $$),
                '^RE004: row_ids has more than one element while wait is true', 'waiting for two rows');
 select matches(pg_temp.error_of($$ select reembed.complete(1, 'supabase/gte-small@384', gen_random_uuid(), array['a'], array['ab'], array[null], array[1]) $$),

@@ -24,7 +24,8 @@ import { type Session, Sessions, settlesOrBlocks, untilBlocked } from "../suppor
 import { claim, complete, expireLeases, workOff } from "../support/worker.ts";
 
 const CLAIM = "reembed.claim(text, int, int, int, int)";
-const COMPLETE = "reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean)";
+const COMPLETE =
+  "reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
 const START_LOADING = "reembed.start_loading(text, int)";
 

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import type { Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import type { LongTextPolicy } from "../../supabase/functions/_shared/long-text.ts";
 import type {
   Claim,
   ClaimOptions,
@@ -38,6 +39,7 @@ export interface StoredRecord {
   readonly hash: string;
   readonly vector: string | null;
   readonly skipped: string | null;
+  readonly truncated: boolean;
   readonly tokens: number;
 }
 
@@ -59,6 +61,7 @@ export class MemoryQueue implements Queue {
   /** What the next calls of these methods throw, one each. */
   readonly failures = new Map<keyof Queue, Error[]>();
   paused: string | null = null;
+  longText: LongTextPolicy = "truncate";
   /** Another lease holds whatever is due. */
   heldElsewhere = false;
   /** Milliseconds. */
@@ -115,8 +118,8 @@ export class MemoryQueue implements Queue {
       return { row_id, input, hash: hashOf(input), tokens: input.length, attempts: job.attempts };
     });
     this.ledger.set(this.#claims, undefined);
-    const { space } = this;
-    return { reason: "work", jobs, version_id: 1, lease_token, usage_id: this.#claims, space };
+    const { space, longText: long_text } = this;
+    return { reason: "work", jobs, version_id: 1, lease_token, usage_id: this.#claims, space, long_text };
   }
 
   async complete(lease: Lease, results: readonly Result[], { wait } = { wait: false }): Promise<Outcomes> {

@@ -9,7 +9,7 @@ import {
   type ProviderFault,
 } from "../../supabase/functions/_shared/provider-error.ts";
 import { type SliceOptions, type SliceReport, workSlice } from "../../supabase/functions/_shared/worker.ts";
-import { MemoryQueue, TEST_SPACE } from "../support/memory-queue.ts";
+import { hashOf, MemoryQueue, TEST_SPACE } from "../support/memory-queue.ts";
 
 type Embed = (inputs: readonly string[], options: EmbedOptions) => Promise<Embedded>;
 
@@ -146,6 +146,72 @@ describe("what is sent", () => {
       return answerAll(inputs, options);
     });
     expect(await run(queue, provider)).toMatchObject({ skipped: 0, stale: 1, done: 2 });
+  });
+});
+
+describe("a text that is longer than its space takes", () => {
+  // The space takes 100 tokens: by the estimate 400 bytes, and 100 bytes whatever they are.
+  const prose = "x".repeat(1_000);
+  const dense = "東".repeat(120);
+
+  /** Refuses any input of more tokens than the space takes, where each of these characters is a token. */
+  const refusingTokens = (token: RegExp) =>
+    embedding(async (inputs, options) => {
+      if (inputs.some((input) => (input.match(token) ?? []).length > 100))
+        throw refusal("input_refused", { status: 400 });
+      return answerAll(inputs, options);
+    });
+
+  test("is sent cut; its record says so and has the hash of the whole text", async () => {
+    const queue = new MemoryQueue(rows(prose, "short", "x".repeat(400)));
+    const provider = embedding();
+    expect(await run(queue, provider)).toMatchObject({ ended: "idle", done: 3, failed: 0, requests: 1 });
+    expect(provider.requests).toEqual([["x".repeat(400), "short", "x".repeat(400)]]);
+    expect([...queue.records.values()].map(({ hash, truncated }) => [hash, truncated])).toEqual([
+      [hashOf(prose), true],
+      [hashOf("short"), false],
+      [hashOf("x".repeat(400)), false],
+    ]);
+  });
+
+  test("is halved where the estimate was too low for it; others of its request stay whole", async () => {
+    const queue = new MemoryQueue(rows("short", dense));
+    const provider = refusingTokens(/東/g);
+    expect(await run(queue, provider)).toMatchObject({ ended: "idle", done: 2, failed: 0 });
+    expect(provider.requests).toEqual([["short", dense], ["short"], [dense], [dense.slice(0, 60)]]);
+    expect([...queue.records.values()].map(({ truncated }) => truncated)).toEqual([false, true]);
+  });
+
+  test("is halved no further than a byte a token: then the provider's reason is another", async () => {
+    const queue = new MemoryQueue(rows(prose));
+    const provider = embedding(async () => {
+      throw refusal("input_refused", { status: 400 });
+    });
+    expect(await run(queue, provider)).toMatchObject({ ended: "idle", done: 0, failed: 1, requests: 3 });
+    expect(provider.requests.map(([input]) => input?.length)).toEqual([400, 200, 100]);
+    expect(queue.jobs.get("r1")).toMatchObject({ failed: true, error: "the provider says input_refused" });
+  });
+
+  test("is not cut for an account's limit a minute", async () => {
+    const queue = new MemoryQueue(rows("x".repeat(300)));
+    const provider = embedding(async () => {
+      throw refusal("rate_limited", { status: 429, requestTooLarge: true });
+    });
+    expect(await run(queue, provider)).toMatchObject({ failed: 1, requests: 1 });
+  });
+
+  test("fails unsent where the collection says so; the rest is sent", async () => {
+    const queue = new MemoryQueue(rows(prose, "short", dense));
+    queue.longText = "fail";
+    const provider = refusingTokens(/東/g);
+    expect(await run(queue, provider)).toMatchObject({ ended: "idle", done: 1, failed: 2 });
+    // The estimate lets the dense one pass; the provider does not, and it is not cut.
+    expect(provider.requests).toEqual([["short", dense], ["short"], [dense]]);
+    expect(queue.jobs.get("r1")).toMatchObject({
+      failed: true,
+      error: expect.stringMatching(/longer than the 100 tokens that test\/model@2 takes/),
+    });
+    expect(queue.jobs.get("r3")).toMatchObject({ failed: true, error: "the provider says input_refused" });
   });
 });
 

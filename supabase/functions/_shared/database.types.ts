@@ -115,6 +115,7 @@ export type Database = {
           tokens: number[];
           skipped?: string[];
           wait?: boolean;
+          truncated?: boolean[];
         };
         Returns: Json;
       };

@@ -1,6 +1,7 @@
 /** The queue as the worker sees it: the protocol's functions, typed. What they guarantee is written where they are: in the SQL. */
 import { z } from "zod";
 import type { Space } from "./embedder.ts";
+import { LONG_TEXT_POLICIES, type LongTextPolicy } from "./long-text.ts";
 import type { Rpc } from "./rpc.ts";
 
 const space = z.object({
@@ -35,6 +36,8 @@ const claim = z.discriminatedUnion("reason", [
     lease_token: z.string().optional(),
     usage_id: z.number().nullish(),
     space: space.optional(),
+    /** What the collection wants for texts that are longer than the space takes. */
+    long_text: z.enum(LONG_TEXT_POLICIES).optional(),
     resolved: z
       .object({ current: z.number(), gone: z.number(), failed: z.number(), deferred: z.number() })
       .optional(),
@@ -54,6 +57,7 @@ export interface Lease {
   readonly lease_token: string;
   readonly usage_id: number;
   readonly space: Space;
+  readonly long_text: LongTextPolicy;
 }
 
 export interface ClaimOptions {
@@ -72,6 +76,8 @@ export interface Result {
   readonly hash: string;
   readonly vector: string | null;
   readonly skipped: string | null;
+  /** Whether the vector is of the text's beginning only. */
+  readonly truncated: boolean;
   readonly tokens: number;
 }
 
@@ -140,6 +146,7 @@ export function createQueue(rpc: Rpc): Queue {
         vectors: results.map(({ vector }) => vector),
         tokens: results.map(({ tokens }) => tokens),
         skipped: results.map(({ skipped }) => skipped),
+        truncated: results.map(({ truncated }) => truncated),
         wait,
       });
       return outcomes.parse(answer);

@@ -1,6 +1,6 @@
 /** Estimating tokens where no tokenizer is loaded: a real one costs 100-400 ms of CPU, out of the 2 s an edge function has. */
 
-const UTF8_BYTES_PER_TOKEN = 4;
+export const UTF8_BYTES_PER_TOKEN = 4;
 
 const encoder = new TextEncoder();
 

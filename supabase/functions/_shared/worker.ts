@@ -4,6 +4,7 @@
  */
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
+import { fittingText, shorterText } from "./long-text.ts";
 import { ProviderError } from "./provider-error.ts";
 import type { Claim, Job, Lease, LedgerEntry, Outcomes, Queue, Result } from "./queue.ts";
 
@@ -137,16 +138,24 @@ export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}):
 }
 
 function leaseOf(claim: Exclude<Claim, { reason: "paused" }>): Lease {
-  const { version_id, lease_token, usage_id, space } = claim;
-  if (version_id === undefined || lease_token === undefined || space === undefined || usage_id == null) {
+  const { version_id, lease_token, usage_id, space, long_text } = claim;
+  if (
+    version_id === undefined ||
+    lease_token === undefined ||
+    space === undefined ||
+    long_text === undefined ||
+    usage_id == null
+  ) {
     throw new ReembedError("internal_error", "a claim with jobs came without its lease", "Report a bug.");
   }
-  return { version_id, lease_token, usage_id, space };
+  return { version_id, lease_token, usage_id, space, long_text };
 }
 
 /** A text of a claim and the rows that have it. */
 interface Text {
+  /** What is sent: the whole text, or its beginning where it is truncated. */
   readonly input: string;
+  readonly truncated: boolean;
   readonly rows: readonly Job[];
 }
 
@@ -204,6 +213,7 @@ async function workClaim(
     hash,
     vector: null,
     skipped: "empty",
+    truncated: false,
     tokens: 0,
   }));
   let answers: Answers;
@@ -263,7 +273,8 @@ async function embedTexts(
   const { report, signal, sent, now } = context;
   const results: Result[] = [];
   // Parts that are still to be sent, the first one last.
-  const waiting = texts.length === 0 ? [] : [texts];
+  const fitting = await fitTexts(context, texts);
+  const waiting = fitting.length === 0 ? [] : [fitting];
   for (let part = waiting.pop(); part !== undefined; part = waiting.pop()) {
     const began = now();
     const note = (
@@ -304,7 +315,10 @@ async function embedTexts(
       report.error = error.message;
       // Too large for this account's limits as it is: waiting does not help, halving does.
       if (error.class === "input" || error.requestTooLarge) {
-        if (part.length === 1) {
+        const shorter = error.class === "input" ? shortenAlone(context, part) : undefined;
+        if (shorter !== undefined) {
+          waiting.push([shorter]);
+        } else if (part.length === 1) {
           await fail(context, part, error.message, null);
         } else {
           const middle = Math.ceil(part.length / 2);
@@ -317,6 +331,33 @@ async function embedTexts(
   }
   return { results, stop: undefined, bug: undefined };
 }
+
+/**
+ * Applies the collection's policy to texts that, by the estimate, are longer than the space takes: cuts them, or fails their rows. Returns what is
+ * to be sent.
+ */
+async function fitTexts(context: ClaimContext, texts: readonly Text[]): Promise<readonly Text[]> {
+  const { space, long_text } = context.lease;
+  const fitted = texts.map((text) => withInput(text, fittingText(space, text.input)));
+  const tooLong = fitted.filter(({ truncated }) => truncated);
+  if (long_text === "truncate" || tooLong.length === 0) return fitted;
+  context.report.error = `the text is longer than the ${space.max_input_tokens} tokens that ${space.id} takes, by the estimate of a token for every four bytes: shorten it, or let the collection's long_text be truncate`;
+  await fail(context, tooLong, context.report.error, null);
+  return fitted.filter(({ truncated }) => !truncated);
+}
+
+/** The text that stands alone in a refused request, cut to its half where the estimate may have been too low for it; undefined where it was not. */
+function shortenAlone({ lease }: ClaimContext, [text, ...others]: readonly Text[]): Text | undefined {
+  if (text === undefined || others.length > 0 || lease.long_text === "fail") return undefined;
+  const shorter = shorterText(lease.space, text.input);
+  return shorter === undefined ? undefined : withInput(text, shorter);
+}
+
+const withInput = (text: Text, input: string): Text => ({
+  ...text,
+  input,
+  truncated: text.truncated || input !== text.input,
+});
 
 /** Gives back or backs off what a provider's error leaves undone: the request that failed, and what was not sent after it. */
 async function stopFor(
@@ -388,6 +429,7 @@ async function giveBack(
 function textsOf(jobs: readonly Job[]): Text[] {
   return [...Map.groupBy(jobs, ({ hash }) => hash).values()].map((rows) => ({
     input: rows[0]?.input ?? "",
+    truncated: false,
     rows,
   }));
 }
@@ -399,13 +441,14 @@ const estimateOf = (texts: readonly Text[]): number =>
   texts.reduce((sum, { rows }) => sum + (rows[0]?.tokens ?? 0), 0);
 
 /** A result for each row of a text; its tokens are written to one of them, since they were paid once. */
-function resultsOf({ rows }: Text, vector: readonly number[]): Result[] {
+function resultsOf({ rows, truncated }: Text, vector: readonly number[]): Result[] {
   const printed = printVector(vector);
   return rows.map(({ row_id, hash, tokens }, copy) => ({
     row_id,
     hash,
     vector: printed,
     skipped: null,
+    truncated,
     tokens: copy === 0 ? tokens : 0,
   }));
 }
