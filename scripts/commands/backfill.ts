@@ -14,6 +14,7 @@ import {
   withDatabaseOptions,
 } from "../lib/options.ts";
 import { createOutput, dollars, type Output } from "../lib/output.ts";
+import { probe } from "../lib/probe.ts";
 import { startProgress } from "../lib/progress.ts";
 import { embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
@@ -73,7 +74,7 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
   const since = await timeOf(db);
   const waits = noticeWaits(embeddersFrom(process.env));
   // Without its provider a version that is not maintained yet is better left alone.
-  if (!version.maintained) waits.embedderFor(version.space);
+  if (!version.maintained) await probe(db, target, waits.embedderFor(version.space), signal);
   out.note(`${target.collection} v${target.version}: ${version.space.id}`);
   const enqueued = await startLoading(db, target);
   if ((await factsOf(db, version.id, since)).pending > 0) waits.embedderFor(version.space);

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { applyMigrations } from "../../scripts/lib/migrations.ts";
 import { startStack } from "../../scripts/stack/index.ts";
 import { runCli, runJson, startCli } from "../support/cli.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
+import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 
 const COURSE = fileURLToPath(new URL("../../examples/git-course", import.meta.url));
@@ -401,7 +401,7 @@ describePostgres("on PostgreSQL", () => {
     test("an account without credit pauses the space, ends with 1 and says how to go on", async () => {
       const { client, run, json, rows } = await prepare({ v2: OPENAI });
       await rows(3);
-      openai.faults.add({ fault: { kind: "insufficient_quota" } });
+      openai.faults.add({ fault: { kind: "insufficient_quota" }, match: "the text of number" });
       const { code, stderr } = await run(["backfill"], key());
       expect(code).toBe(1);
       expect(stderr).toMatch(/hint: .*reembed\.resume_space\('openai\/text-embedding-3-small@1536'\)/);
@@ -412,6 +412,64 @@ describePostgres("on PostgreSQL", () => {
       expect((await run(["status"])).stdout).toContain(`${OPENAI} is paused`);
       await client.query("select reembed.resume_space($1)", [OPENAI]);
       expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { done: 3 } });
+      await client.end();
+    });
+
+    test.each<[string, object, object, RegExp]>([
+      ["a wrong key", { OPENAI_API_KEY: "sk-wrong-key-of-nobody" }, {}, /401.*OPENAI_API_KEY/s],
+      ["no credit", {}, { kind: "insufficient_quota" }, /429.*no credit left/s],
+      ["another width", {}, { kind: "wrong_width" }, /1535 dimensions.*dimensions of the space/s],
+      ["no provider at its address", { OPENAI_BASE_URL: "http://127.0.0.1:1/v1" }, {}, /connection/],
+    ])("%s is told before the first row is touched", async (_, env, fault, said) => {
+      const { client, run, json, rows, one } = await prepare({ v2: OPENAI });
+      await rows(3);
+      if ("kind" in fault) openai.faults.add({ fault } as FaultRule);
+      const before = await one("select max(id) as id from reembed.events");
+      const { code, stderr } = await run(["backfill"], { ...key(), ...env });
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/^error: .+\nhint: .+ No row was touched: then run this again\.\n$/);
+      expect(stderr).toMatch(said);
+      expect(stderr).not.toContain("sk-wrong");
+      expect(await one("select max(id) as id from reembed.events")).toEqual(before);
+      expect(
+        await one(
+          `select state, maintained, (select count(*)::int from reembed.jobs j where j.version_id = v.id) as jobs,
+                  (select count(*)::int from reembed.usage u where u.version_id = v.id and u.state <> 'reserved') as requests
+             from reembed.versions v where number = 2`,
+        ),
+      ).toEqual({ state: "prepared", maintained: false, jobs: 0, requests: 1 });
+      expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { done: 3, state: "ready" } });
+      await client.end();
+    });
+
+    test("the first request stands in the ledger and is made once", async () => {
+      const { client, json, rows, one } = await prepare({ v2: OPENAI });
+      const before = openai.stats();
+      await rows(2);
+      const { answer } = await json(["backfill"], key());
+      const { requests, tokensBilled } = openai.stats();
+      expect(requests - before.requests).toBe(2);
+      expect(answer).toMatchObject({ done: 2, requests: 1, tokens: tokensBilled - before.tokensBilled });
+      expect(await one("select count(*)::int as n from reembed.usage where outcome = 'probe'")).toEqual({
+        n: 1,
+      });
+      await rows(1, "later");
+      await json(["backfill"], key());
+      expect(openai.stats().requests - requests).toBe(1);
+      await client.end();
+    });
+
+    test("a budget that is spent is told before the first row is touched", async () => {
+      const { client, run, rows, one } = await prepare({ v2: OPENAI });
+      await rows(1);
+      await client.query("select reembed.set_budget('course_content', 'day', 0.0000001)");
+      const { code, stderr } = await run(["backfill"], key());
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/^error: .*budget of course_content a day is spent.*\nhint: Raise it with/);
+      expect(await one("select maintained from reembed.versions where number = 2")).toEqual({
+        maintained: false,
+      });
+      expect(await one("select count(*)::int as n from reembed.usage")).toEqual({ n: 0 });
       await client.end();
     });
 
