@@ -146,7 +146,7 @@ comment on function reembed.key_of(name[], text) is
 create function reembed.key_match(c reembed.collections, columns name[], alias text, row_id text) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select string_agg(
-    format('%s.%I = (%s)::%s', alias, columns[n],
+    format('%s.%I operator(pg_catalog.=) (%s)::%s', alias, columns[n],
            case when cardinality(columns) = 1 then row_id else format('(%s)::jsonb ->> %s', row_id, n - 1) end,
            format_type(a.atttypid, a.atttypmod)), ' and ' order by n)
   from unnest(c.key_columns) with ordinality u(k, n)
@@ -268,6 +268,17 @@ begin
       message = format('input_function: %s must be immutable and return text', new.input_function),
       hint = 'A text that depends on anything but its own row changes without a trigger seeing it.';
   end if;
+  begin
+    execute format('select %s(null::%s)', new.input_function, c.source_table);
+  exception
+    when syntax_error_or_access_rule_violation then
+      raise exception using errcode = 'RE008',
+        message = format('input_function: %s cannot be called with an empty search path (%s)', new.input_function, sqlstate),
+        hint = 'Write its names with their schemas, or give it a search_path of its own: alter function ... set search_path = public, extensions, pg_temp;';
+    when others then
+      -- It does not take a row of nulls; what it makes of real ones shows when they are claimed.
+      null;
+  end;
   return new;
 end
 $$;

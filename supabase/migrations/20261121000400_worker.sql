@@ -401,6 +401,8 @@ begin
       select format_type(a.atttypid, a.atttypmod) into column_type
         from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
       perform set_config('reembed.completing', v.id::text, true);
+      -- The application's triggers see the search path they are used to; the statements below name every schema themselves.
+      perform set_config('search_path', (select p.reset_val from pg_catalog.pg_settings p where p.name = 'search_path'), true);
       if in_source then
         execute format('with written as (
                           update %1$s t set %2$I = g.vector::%3$s from unnest($1, $2) g(row_id, vector) where g.row_id = any ($3) and %4$s
@@ -421,6 +423,7 @@ begin
         stored := stored + (select count(*) from unnest(row_ids, vectors) g(row_id, vector) where g.vector is null and g.row_id = any (mine));
       end if;
       perform set_config('reembed.completing', '', true);
+      perform set_config('search_path', 'pg_catalog, pg_temp', true);
       if stored < cardinality(mine) then
         raise triggered_data_change_violation;
       end if;

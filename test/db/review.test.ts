@@ -359,6 +359,47 @@ describePostgres("hostile surroundings", () => {
     });
   });
 
+  describe("the application's own functions", () => {
+    test.each(["in place", "table of its own"])(
+      "its triggers find their tables without naming schemas: vectors %s",
+      async (placement) => {
+        await settleAll();
+        const name = placement === "in place" ? "audited" : "audited_apart";
+        const version = placement === "in place" ? 1 : 2;
+        await owner.query(
+          `create table ${name}_vectors (id bigint primary key, embedding extensions.vector(4)); create table ${name}_log (who text)`,
+        );
+        await adopt(name);
+        if (version === 2) {
+          await owner.query(
+            "select reembed.add_version($1, 'test/two@4', 'embedding', $2, vector_table => $3::regclass)",
+            [name, `public.${name}_input`, `${name}_vectors`],
+          );
+          await owner.query("select reembed.start_loading($1, 2), reembed.finish_enqueueing($1, 2)", [name]);
+        }
+        await owner.query(`
+          create function ${name}_audit() returns trigger language plpgsql as
+            $$ begin insert into ${name}_log values (current_schema()); return new; end $$;
+          create trigger audit after insert or update on ${placement === "in place" ? name : `${name}_vectors`}
+            for each row execute function ${name}_audit();`);
+        await owner.query(`insert into ${name} values (1, 'a'), (2, 'b'); truncate ${name}_log`);
+        expect(await store(await claim(owner, { collection: name, version }))).toEqual(done(2));
+        expect(await value(`select array_agg(who) from ${name}_log`)).toEqual(["public", "public"]);
+        expect(await value("show search_path")).toBe('"$user", public, extensions');
+      },
+    );
+
+    test("an input function that needs a search path is refused when it is registered", async () => {
+      await owner.query(
+        "create function shorten(a text) returns text language sql immutable as $$ select left(a, 10) $$",
+      );
+      expect(await rejection(adopt("lost_names", { input: "shorten(r.body)" }))).toMatchObject({
+        code: "RE008",
+        message: expect.stringContaining("cannot be called with an empty search path (42883)"),
+      });
+    });
+  });
+
   describe("a row whose input function raises an error", () => {
     let version: number;
     beforeAll(async () => {
