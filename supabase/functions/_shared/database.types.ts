@@ -119,6 +119,17 @@ export type Database = {
         };
         Returns: Json;
       };
+      reembed_copy: {
+        Args: {
+          version_id: number;
+          space_id: string;
+          lease_token: string;
+          row_ids: string[];
+          hashes: string[];
+          wait?: boolean;
+        };
+        Returns: Json;
+      };
       reembed_course_page: { Args: { page: string }; Returns: Json };
       reembed_end_query: {
         Args: {
