@@ -39,8 +39,8 @@ describePostgres("a backfill", () => {
     await database?.drop();
   });
 
-  const slice = (timeoutMs = 60_000): Promise<SliceReport> => {
-    const { url: baseURL, apiKey } = openai;
+  const slice = (timeoutMs = 60_000, apiKey = openai.apiKey): Promise<SliceReport> => {
+    const { url: baseURL } = openai;
     return work(
       db,
       (space) => {
@@ -160,14 +160,28 @@ describePostgres("a backfill", () => {
     { kind: "wrong_width" },
     { kind: "nan" },
     { kind: "zero_vector" },
+    { kind: "bad_request" },
+    { kind: "never" },
   ];
+  /** For one request: long enough for the fake on a busy machine, short enough to sit out those that it never answers. */
+  const TIMEOUT_MS = 2_000;
+
+  /** Rows that failed because the provider refused their request are sent again, now that it refuses no more. */
+  async function retryFailed(): Promise<void> {
+    const [row] = await db.query<{ n: number }>("select reembed.retry() as n");
+    if (row?.n === 0) return;
+    openai.faults.clear();
+    await workOff(TIMEOUT_MS);
+  }
 
   test.each(FAULTS.map((fault) => [JSON.stringify(fault), fault] as const))(
     "with %s now and then ends with the same table, all of it paid for in the ledger",
     async (_, fault) => {
-      openai.faults.add({ fault, probability: 0.3, seed: 3 });
-      await workOff();
+      // Each that is never answered costs the whole time-out.
+      openai.faults.add({ fault, probability: fault.kind === "never" ? 0.15 : 0.3, seed: 3 });
+      await workOff(TIMEOUT_MS);
       expect(openai.stats().log.filter((entry) => entry.fault === fault.kind).length).toBeGreaterThan(0);
+      await retryFailed();
       await expectLedgerTells();
       await expectAllStored();
     },
@@ -202,26 +216,91 @@ describePostgres("a backfill", () => {
     openai.faults.add(
       ...FAULTS.map((fault, index) => ({ fault, probability: 0.06, seed: seed * 100 + index })),
     );
-    await workOff();
+    await workOff(TIMEOUT_MS);
     expect(openai.stats().log.some(({ fault }) => fault !== undefined)).toBe(true);
+    await retryFailed();
     await expectLedgerTells();
     await expectAllStored();
   });
 
-  test("with one poisonous text stores all others and fails that one alone", async () => {
+  test("with one poisonous text stores all others and fails that one alone, with the reason; retry gives it another chance", async () => {
     openai.faults.add({ fault: { kind: "bad_request" }, match: "topic 123.", times: "always" });
     await workOff();
     const failed = await db.query(
       "select c.content, j.error from reembed.jobs j join public.course_content c on c.id::text = j.row_id where j.failed_at is not null",
     );
-    expect(failed).toHaveLength(1);
-    expect(failed[0]).toMatchObject({ content: expect.stringContaining("topic 123.") });
+    expect(failed).toEqual([
+      { content: expect.stringContaining("topic 123."), error: expect.stringContaining("answered 400") },
+    ]);
     expect(JSON.stringify(failed[0]?.error)).not.toContain("topic");
     expect(await db.query("select * from reembed.violations()")).toEqual([]);
     const [stored] = await db.query(
       "select count(*)::int as n from public.course_content where embedding is not null",
     );
     expect(stored?.n).toBe(ROWS - ROWS / 50 - 1);
+
+    const sent = openai.stats().requests;
+    expect(await slice()).toMatchObject({ ended: "idle", requests: 0 });
+    await retryFailed();
+    expect(openai.stats().requests).toBe(sent + 1);
+    await expectLedgerTells();
+    await expectAllStored();
+  });
+
+  test.each([
+    ["without credit", "insufficient_quota", /answered 429 \(insufficient_quota\).*quota/],
+    ["that refuses the key", "wrong key", /answered 401.*Incorrect API key/],
+  ])(
+    "with an account %s pauses the space, keeps every job, and a resume finishes",
+    async (_, cause, reason) => {
+      if (cause === "insufficient_quota") {
+        openai.faults.add({ fault: { kind: "insufficient_quota" }, times: "always" });
+      }
+      const key = cause === "wrong key" ? "sk-wrong-key-of-nobody" : openai.apiKey;
+      const report = await slice(TIMEOUT_MS, key);
+      expect(report).toMatchObject({
+        ended: "paused",
+        done: 0,
+        failed: 0,
+        error: expect.stringMatching(reason),
+      });
+      const [space] = await db.query<{ reason: string; forever: boolean }>(
+        "select pause_reason as reason, paused_until = 'infinity' as forever from reembed.spaces where id = $1",
+        [SPACE],
+      );
+      expect(space).toEqual({ reason: report.error, forever: true });
+      expect(space?.reason).not.toContain("sk-wrong");
+      const jobs = `select count(*)::int as n, max(attempts)::int as attempts, count(lease_token)::int as leased,
+                         count(failed_at)::int as failed from reembed.jobs`;
+      expect((await db.query(jobs))[0]).toEqual({
+        n: ROWS - report.skipped,
+        attempts: 0,
+        leased: 0,
+        failed: 0,
+      });
+      const asked = openai.stats().requests;
+      expect(await slice(TIMEOUT_MS, key)).toMatchObject({ ended: "paused", requests: 0 });
+      expect(openai.stats().requests).toBe(asked);
+
+      openai.faults.clear();
+      await db.query("select reembed.resume_space($1)", [SPACE]);
+      await workOff();
+      expect((await ledger()).settled).toBe(billed().all);
+      await expectAllStored();
+    },
+  );
+
+  test("whose provider takes smaller requests than were planned halves them, and pays nothing twice", async () => {
+    await openai.close();
+    openai = await startFakeOpenAI({ tokensPerRequest: 200 });
+    await workOff();
+    const { log } = openai.stats();
+    expect(log.length).toBeGreaterThan(ROWS / 40);
+    expect(Math.max(...log.map(({ billed }) => billed))).toBeLessThanOrEqual(200);
+    const bought = log.filter(({ billed }) => billed > 0).reduce((sum, { inputs }) => sum + inputs.length, 0);
+    expect(bought).toBeLessThanOrEqual(ROWS - ROWS / 50);
+    expect(await ledger()).toMatchObject({ settled: billed().all, lost: 0, reserved: 0 });
+    await expectAllStored();
   });
 
   test("whose worker is killed in the middle of a request loses nothing", async () => {

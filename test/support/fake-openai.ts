@@ -30,6 +30,8 @@ export interface FakeOpenAIOptions {
   /** Enforced for each model where given: what is over it is answered 429. */
   readonly requestsPerMinute?: number | undefined;
   readonly tokensPerMinute?: number | undefined;
+  /** A request of more is answered `max_tokens_per_request`. Default: 300,000, as the service has it. */
+  readonly tokensPerRequest?: number;
 }
 
 /** One request to /v1/embeddings that could be read. */
@@ -160,7 +162,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
 
   async function embeddings(body: string, response: ServerResponse): Promise<void> {
     const started = performance.now();
-    const request = readRequest(body);
+    const request = readRequest(body, options.tokensPerRequest ?? MOST_REQUEST_TOKENS);
     if ("status" in request) return refuse(response, request);
 
     const texts = request.inputs.map(inputText);
@@ -293,7 +295,7 @@ function refuseKey(authorization: string | undefined, apiKey: string): Refusal |
 }
 
 /** Checks a body as the service does; the first rule that it breaks is the answer. */
-function readRequest(body: string): EmbeddingRequest | Refusal {
+function readRequest(body: string, mostTokens: number): EmbeddingRequest | Refusal {
   let json: unknown;
   try {
     json = JSON.parse(body);
@@ -321,7 +323,7 @@ function readRequest(body: string): EmbeddingRequest | Refusal {
   const longest = Math.max(...counts);
   if (longest > MOST_INPUT_TOKENS) return REFUSALS.inputTooLong(longest, MOST_INPUT_TOKENS);
   const tokens = counts.reduce((sum, count) => sum + count, 0);
-  if (tokens > MOST_REQUEST_TOKENS) return REFUSALS.requestTooLarge(tokens, MOST_REQUEST_TOKENS);
+  if (tokens > mostTokens) return REFUSALS.requestTooLarge(tokens, mostTokens);
   return { model, inputs, dimensions, base64: format === "base64", tokens };
 }
 
