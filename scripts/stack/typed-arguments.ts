@@ -1,11 +1,11 @@
 /**
  * Where @supabase/lite binds a JSON value otherwise than PostgREST does. An array given for a vector becomes `1,0,0`, which pgvector refuses;
- * a string given for json becomes its own text. These functions turn both into the JSON text that the type reads, for what the
- * catalogue says is of such a type.
+ * an array of booleans is announced as one boolean; a string given for json becomes its own text. These functions turn them into the text that
+ * the type reads, for what the catalogue says is of such a type.
  */
 import type { IntrospectResult } from "@supabase/lite";
 
-type Kind = "vector" | "json";
+type Kind = "vector" | "json" | "booleans";
 type Kinds = ReadonlyMap<string, Kind>;
 
 /** The catalogue of one exposed schema, as far as these types matter. */
@@ -38,7 +38,7 @@ export function typedCatalogue(catalogue: IntrospectResult, schema: string): Typ
 }
 
 /**
- * The body with each value that lite would bind otherwise replaced by its JSON text; the very same text when there is none, and when it
+ * The body with each value that lite would bind otherwise replaced by its text; the very same text when there is none, and when it
  * is not JSON: what is wrong with it is for the API to say.
  */
 export function withTypedValues(body: string, kinds: Kinds): string {
@@ -56,6 +56,9 @@ export function withTypedValues(body: string, kinds: Kinds): string {
       const kind = kinds.get(name);
       if ((kind === "vector" && Array.isArray(value)) || (kind === "json" && typeof value === "string")) {
         row[name] = JSON.stringify(value);
+        changed = true;
+      } else if (kind === "booleans" && Array.isArray(value)) {
+        row[name] = `{${value.map((element) => String(element)).join(",")}}`;
         changed = true;
       }
     }
@@ -77,6 +80,7 @@ export const JSON_TYPES = { json: jsonType(114), jsonb: jsonType(3802) };
 function kindOf(type: string | undefined): Kind | undefined {
   if (type === undefined) return undefined;
   if (type === "json" || type === "jsonb") return "json";
+  if (type === "boolean[]" || type === "_bool") return "booleans";
   return /^("?\w+"?\.)?"?(vector|halfvec)"?(\(\d+\))?$/.test(type) ? "vector" : undefined;
 }
 
