@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
+import { addEstimate } from "../commands/estimate.ts";
 import { addIndex } from "../commands/index.ts";
 import { addIngest } from "../commands/ingest.ts";
 import { addInit } from "../commands/init.ts";
@@ -20,6 +21,7 @@ const COMMANDS = [
   addDev,
   addIngest,
   addStatus,
+  addEstimate,
   addBackfill,
   addWork,
   addSearch,
