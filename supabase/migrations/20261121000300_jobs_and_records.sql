@@ -48,6 +48,11 @@ comment on table reembed.records is 'The provenance of one stored vector: hash o
 alter table reembed.jobs enable row level security;
 alter table reembed.records enable row level security;
 
+-- A version's jobs and records come and go by the hundred thousand. Statistics that were taken before know none of them, and a plan for one row
+-- then reads them all, again and again; without any the planner takes its usual share of the table as it is now.
+alter table reembed.jobs alter column version_id set statistics 0;
+alter table reembed.records alter column version_id set statistics 0;
+
 -- A space may change only while nothing was embedded in it: its vectors would belong to another space.
 create function reembed.refuse_space_with_records() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$

@@ -436,12 +436,20 @@ begin
       delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (mine) and j.lease_token = complete.lease_token;
     end if;
 
-    delete from reembed.jobs j where j.version_id = v.id and j.row_id in (
-      select o.row_id from reembed.jobs o where o.version_id = v.id and o.row_id = any (gone_rows) and o.lease_token = complete.lease_token for update skip locked);
+    -- Each in two statements, here and below: a join of the jobs with themselves is planned by statistics that know nothing of a version
+    -- whose jobs are new, and then reads all of them once for each.
+    if cardinality(gone_rows) > 0 then
+      select coalesce(array_agg(x.row_id), '{}') into locked from (
+        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (gone_rows) and j.lease_token = complete.lease_token for update skip locked) x;
+      delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (locked);
+    end if;
     -- Stale with its token still there: the change bypassed the triggers. The job goes back to the queue.
-    update reembed.jobs j set lease_token = null, lease_until = null, lease_hash = null, run_at = now(), attempts = greatest(j.attempts - 1, 0)
-     where j.version_id = v.id and j.row_id in (
-       select o.row_id from reembed.jobs o where o.version_id = v.id and o.row_id = any (stale_rows) and o.lease_token = complete.lease_token for update skip locked);
+    if cardinality(stale_rows) > 0 then
+      select coalesce(array_agg(x.row_id), '{}') into locked from (
+        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (stale_rows) and j.lease_token = complete.lease_token for update skip locked) x;
+      update reembed.jobs j set lease_token = null, lease_until = null, lease_hash = null, run_at = now(), attempts = greatest(j.attempts - 1, 0)
+       where j.version_id = v.id and j.row_id = any (locked);
+    end if;
   exception
     when lock_not_available then
       return reembed.outcomes(0, '{}', '{}', '{}', row_ids, '{}');
@@ -484,19 +492,21 @@ language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 declare
   failed int;
   retried int;
+  taken text[];
 begin
   if retry_seconds is not null then
     perform reembed.check_range('retry_seconds', retry_seconds::numeric, 0, 86400);
   end if;
-  with taken as (
+  select coalesce(array_agg(x.row_id), '{}') into taken from (
     select j.row_id from reembed.jobs j
      where j.version_id = fail.version_id and j.row_id = any (fail.row_ids) and j.lease_token = fail.lease_token
-     for update skip locked), written as (
+     for update skip locked) x;
+  with written as (
     update reembed.jobs j
        set lease_token = null, lease_until = null, lease_hash = null, error = left(fail.error, 500),
            failed_at = case when retry_seconds is null or j.attempts >= reembed.max_attempts() then clock_timestamp() end,
            run_at = clock_timestamp() + make_interval(secs => coalesce(retry_seconds, 0))
-      from taken where j.version_id = fail.version_id and j.row_id = taken.row_id
+     where j.version_id = fail.version_id and j.row_id = any (taken)
     returning j.failed_at)
   select count(*) filter (where w.failed_at is not null), count(*) filter (where w.failed_at is null) into failed, retried from written w;
   return jsonb_build_object('failed', failed, 'retried', retried);
@@ -532,15 +542,17 @@ create function reembed.release(version_id int, lease_token uuid, row_ids text[]
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   released int;
+  taken text[];
 begin
   perform reembed.check_range('delay_seconds', delay_seconds::numeric, 0, 86400);
+  select coalesce(array_agg(x.row_id), '{}') into taken from (
+    select j.row_id from reembed.jobs j
+     where j.version_id = release.version_id and j.lease_token = release.lease_token and (release.row_ids is null or j.row_id = any (release.row_ids))
+     for update skip locked) x;
   update reembed.jobs j
      set lease_token = null, lease_until = null, lease_hash = null, attempts = greatest(j.attempts - 1, 0),
          run_at = clock_timestamp() + make_interval(secs => delay_seconds)
-   where j.version_id = release.version_id and j.row_id in (
-     select o.row_id from reembed.jobs o
-      where o.version_id = release.version_id and o.lease_token = release.lease_token and (release.row_ids is null or o.row_id = any (release.row_ids))
-      for update skip locked);
+   where j.version_id = release.version_id and j.row_id = any (taken);
   get diagnostics released = row_count;
   return released;
 end
