@@ -37,7 +37,14 @@ const statusAnswer = z.object({
       versions: z.array(versionStatus),
     }),
   ),
-  queries: z.object({ requests: z.number(), tokens: z.number(), cost_usd: z.number() }),
+  queries: z.object({
+    requests: z.number(),
+    tokens: z.number(),
+    cost_usd: z.number(),
+    cached: z.number(),
+    /** How often those that are cached have answered without a request. */
+    hits: z.number(),
+  }),
 });
 
 type Status = z.infer<typeof statusAnswer>;
@@ -82,7 +89,9 @@ function print({ collections, queries }: Status, out: Output): void {
     for (const line of collection.versions.flatMap(remarks)) out.say(`  ${line}`);
     out.say("");
   }
-  out.say(`queries: ${queries.requests} embedded, ${queries.tokens} tokens, ${dollars(queries.cost_usd)}`);
+  out.say(
+    `queries: ${queries.requests} embedded, ${queries.tokens} tokens, ${dollars(queries.cost_usd)}; ${queries.cached} cached, which answered ${queries.hits} more`,
+  );
 }
 
 function cells(version: Version): string[] {

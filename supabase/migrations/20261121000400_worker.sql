@@ -574,6 +574,12 @@ begin
          q.tokens * s.price_per_mtok / 1000000, q.latency_ms
     from jsonb_to_recordset(requests) q(state text, outcome text, inputs int, stale int, tokens bigint, latency_ms int)
     join reembed.spaces s on s.id = reservation.space_id;
+  -- Budgets last: whoever holds one waits for nothing any more.
+  if reservation.purpose = 'query' then
+    perform reembed.spend(array['all', 'queries'], reservation.at, reservation.cost_usd,
+      (select coalesce(sum(q.tokens), 0) from jsonb_to_recordset(requests) q(tokens bigint))
+      * (select s.price_per_mtok from reembed.spaces s where s.id = reservation.space_id) / 1000000);
+  end if;
 end
 $$;
 comment on function reembed.settle(bigint, jsonb) is

@@ -120,6 +120,7 @@ declare
   price numeric;
   known text;
   seconds double precision;
+  refusal jsonb;
   ticket bigint;
 begin
   perform reembed.check_range('tokens', tokens, 1, 300000);
@@ -142,6 +143,17 @@ begin
   if found then
     return jsonb_build_object('embedding', known);
   end if;
+  -- Searches whose process died: what they reserved counts as spent.
+  update reembed.usage u set state = 'lost', outcome = 'no answer in time'
+   where u.id in (select o.id from reembed.usage o
+                   where o.space_id = begin_query.space_id and o.state = 'reserved' and o.purpose = 'query' and o.lease_until < clock_timestamp() for update skip locked);
+  if price > 0 then
+    refusal := reembed.reserve(array['all', 'queries'], begin_query.tokens * price / 1000000);
+    if refusal is not null then
+      return jsonb_build_object('refused', 'budget',
+        'retry_seconds', greatest(1, extract(epoch from (refusal ->> 'renews_at')::timestamptz - clock_timestamp())::double precision));
+    end if;
+  end if;
   insert into reembed.usage as u (space_id, purpose, state, inputs, tokens, cost_usd, lease_until)
   values (begin_query.space_id, 'query', 'reserved', 1, begin_query.tokens, begin_query.tokens * price / 1000000, clock_timestamp() + interval '5 minutes')
   returning u.id into ticket;
@@ -149,7 +161,7 @@ begin
 end
 $$;
 comment on function reembed.begin_query(text, text, int, text) is
-  'Before a query is embedded. query_hash and caller_hash: SHA-256 in hex, caller_hash null for who has no rate; tokens: an estimate, which is reserved. Returns { embedding: the stored one } or { ticket: embed it, then end_query } or { refused: rate, retry_seconds }. RE004 on bad arguments.';
+  'Before a query is embedded. query_hash and caller_hash: SHA-256 in hex, caller_hash null for who has no rate; tokens: an estimate, which is reserved. Returns { embedding: the stored one } or { ticket: embed it, then end_query } or { refused: rate | budget, retry_seconds }. What the cache knows is answered whatever the budget. RE004 on bad arguments.';
 
 create function reembed.end_query(ticket bigint, query_hash text, tokens int, latency_ms int, outcome text, state text default 'settled', embedding text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$

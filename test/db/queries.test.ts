@@ -41,7 +41,7 @@ describePostgres("queries", () => {
   });
   beforeEach(async () => {
     await client.query(
-      "truncate reembed.query_cache, reembed.query_rates, reembed.usage; select reembed.set_query_rate(60, 20)",
+      "truncate reembed.query_cache, reembed.query_rates, reembed.usage, reembed.budgets; select reembed.set_query_rate(60, 20)",
     );
   });
 
@@ -217,6 +217,53 @@ describePostgres("queries", () => {
     });
   });
 
+  describe("the budget", () => {
+    // The estimate of a query here is 5 dollars, and the provider counts 7.
+    const budgets = () =>
+      rows(
+        "select scope, spent_usd::float8 as spent, reserved_usd::float8 as reserved from reembed.budgets order by 1",
+      );
+
+    test.each(["queries", "all"])(
+      "of %s is reserved, spent, and then refuses; the cache goes on",
+      async (scope) => {
+        await client.query("select reembed.set_budget($1, 'day', 10)", [scope]);
+        const hash = newHash();
+        const { ticket } = await begin(hash);
+        expect(await budgets()).toEqual([{ scope, spent: 0, reserved: 5 }]);
+        await end(ticket, hash);
+        expect(await budgets()).toEqual([{ scope, spent: 7, reserved: 0 }]);
+        const { refused, retry_seconds } = await begin(newHash());
+        expect(refused).toBe("budget");
+        expect(retry_seconds).toBeGreaterThan(0);
+        expect(retry_seconds).toBeLessThanOrEqual(86_400);
+        expect(await begin(hash)).toHaveProperty("embedding");
+        expect(await ledger()).toHaveLength(1);
+      },
+    );
+
+    test("is given back by a request that was not charged", async () => {
+      await client.query("select reembed.set_budget('queries', 'month', 5)");
+      const { ticket } = await begin(newHash());
+      expect(await begin(newHash())).toHaveProperty("refused", "budget");
+      await client.query("select reembed.end_query($1, $2, null, 20, 'server_error')", [ticket, ADA]);
+      expect(await begin(newHash())).toHaveProperty("ticket");
+    });
+
+    test("lets through no more at once than there is money for", async () => {
+      await client.query("select reembed.set_budget('queries', 'day', 17)");
+      expect(await admitted(8, ADA)).toBe(3);
+    });
+
+    test("knows nothing of a space without a price", async () => {
+      await client.query("select reembed.set_budget('queries', 'day', 5)");
+      const hash = newHash();
+      await end((await begin(hash)).ticket, hash);
+      expect(await begin(newHash())).toHaveProperty("refused", "budget");
+      expect(await begin(newHash(), null, client, OTHER_SPACE)).toHaveProperty("ticket");
+    });
+  });
+
   describe("the ledger", () => {
     test("reserves an estimate before, and settles what the provider counted after", async () => {
       const hash = newHash();
@@ -239,6 +286,18 @@ describePostgres("queries", () => {
       await client.query("select reembed.end_query($1, $2, 5, 20, 'timeout', 'lost')", [lost.ticket, ADA]);
       expect(await ledger()).toMatchObject([{ state: "lost", outcome: "timeout", tokens: 5 }]);
       expect(await value("select count(*)::int from reembed.query_cache")).toBe(0);
+    });
+
+    test("knows a search whose process died as lost", async () => {
+      await begin(newHash());
+      await client.query("update reembed.usage set lease_until = now() - interval '1 second'");
+      await begin(newHash());
+      await begin(newHash());
+      expect(await ledger()).toMatchObject([
+        { state: "lost", outcome: "no answer in time", tokens: 5, cost_usd: 5 },
+        { state: "reserved" },
+        { state: "reserved" },
+      ]);
     });
 
     test("a search waits for no claim of its space", async () => {

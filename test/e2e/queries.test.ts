@@ -1,4 +1,4 @@
-/** What a search by text costs its caller and its owner, over HTTP: the cache of queries and the rate; supabase-js unchanged. */
+/** What a search by text costs its caller and its owner, over HTTP: the cache of queries, the rate and the budget; supabase-js unchanged. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -59,6 +59,7 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
   beforeEach(async () => {
     await db.query("delete from reembed.query_rates");
     await db.query("delete from reembed.query_cache");
+    await db.query("delete from reembed.budgets");
     await db.query("select reembed.set_query_rate(60, 20)");
   });
 
@@ -103,9 +104,8 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
     expect(answers[1]).toEqual(answers[0]);
     expect(answers[2]).toEqual(answers[0]);
     expect(await queryRows()).toBe(rows + 1);
-    expect((await db.query("select sum(hits)::int as hits from reembed.query_cache")).rows).toEqual([
-      { hits: 2 },
-    ]);
+    const status = await runJson(["status", "--db-url", stack.databaseUrl]);
+    expect(status.answer).toMatchObject({ queries: { requests: rows + 1, cached: 1, hits: 2 } });
   });
 
   test("the command line shares the cache, and has no rate", async () => {
@@ -174,6 +174,40 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
         expect(await from("192.0.2.2", "four")).toBe(true);
       }),
     ).toBe(2);
+  });
+
+  test("when the budget is spent, what was asked before is answered and what is new is not bought", async () => {
+    expect((await search(anonymous(), "asked before")).error).toBeNull();
+    // Less than one token costs.
+    await db.query("select reembed.set_budget('queries', 'day', 0.00000001)");
+    const asked = await requestsDuring(async () => {
+      expect((await search(anonymous(), "asked before")).error).toBeNull();
+      const { error } = await search(anonymous(), "never asked");
+      if (!(error instanceof FunctionsHttpError)) throw new Error("no HTTP error came");
+      const response: Response = error.context;
+      expect(response.status).toBe(429);
+      expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+      const body = await response.json();
+      expect(body).toMatchObject({ error: { code: "budget_spent" } });
+      // A visitor learns nothing of amounts.
+      expect(JSON.stringify(body.error.message + body.error.hint)).not.toMatch(/\d|\$/);
+      const operator = await runJson(["search", "never asked", "--db-url", stack.databaseUrl], {
+        OPENAI_API_KEY: openai.apiKey,
+        OPENAI_BASE_URL: openai.url,
+      });
+      expect(operator).toMatchObject({ code: 1, answer: { error: { code: "budget_spent" } } });
+    });
+    expect(asked).toBe(0);
+
+    const vector = Array.from({ length: 384 }, (_, n) => Math.sin(n + 1));
+    const direct = await anonymous().rpc("match_course_content", {
+      query_embedding: vector,
+      match_threshold: -1,
+    });
+    expect(direct.data).toHaveLength(1);
+
+    await db.query("select reembed.set_budget('queries', 'day', 1)");
+    expect((await search(anonymous(), "never asked")).error).toBeNull();
   });
 
   test("neither a query's text nor an address stands in the database", async () => {

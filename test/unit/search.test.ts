@@ -269,15 +269,14 @@ describe("a query that was asked before", () => {
   });
 });
 
-test("a caller over the rate is told how long to wait, and nothing is embedded", async () => {
+test.each([
+  ["over the rate", "rate", "rate_limited"],
+  ["when the budget is spent", "budget", "budget_spent"],
+])("a caller %s is told how long to wait, and nothing is embedded", async (_, refused, code) => {
   const { embedded, made } = ports({
     embedding_route: [ROUTE],
-    reembed_begin_query: [{ refused: "rate", retry_seconds: 1.5 }],
+    reembed_begin_query: [{ refused, retry_seconds: 1.5 }],
   });
-  await expect(search(made, QUERY)).rejects.toMatchObject({
-    code: "rate_limited",
-    status: 429,
-    retryAfterMs: 1_500,
-  });
+  await expect(search(made, QUERY)).rejects.toMatchObject({ code, status: 429, retryAfterMs: 1_500 });
   expect(embedded).toEqual([]);
 });

@@ -29,7 +29,7 @@ export interface EmbeddedQuery {
 export class QueryRefused extends ReembedError {
   readonly retryAfterMs: number;
 
-  constructor(code: "rate_limited", message: string, hint: string, retryAfterMs: number) {
+  constructor(code: "rate_limited" | "budget_spent", message: string, hint: string, retryAfterMs: number) {
     super(code, message, hint);
     this.retryAfterMs = retryAfterMs;
   }
@@ -38,7 +38,7 @@ export class QueryRefused extends ReembedError {
 const begun = z.union([
   z.object({ embedding: z.string() }),
   z.object({ ticket: z.number() }),
-  z.object({ refused: z.literal("rate"), retry_seconds: z.number() }),
+  z.object({ refused: z.enum(["rate", "budget"]), retry_seconds: z.number() }),
 ]);
 
 /** The query as it is embedded and hashed: in Unicode NFC, without white space at its ends. */
@@ -48,7 +48,7 @@ export function normalizeQuery(text: string): string {
 
 /**
  * Embeds a query in a space, or finds its embedding. The space `hash` costs nothing and is computed here: it knows neither cache nor rate.
- * @throws QueryRefused when the caller is over the rate; ReembedError of the provider, after what it charged was written down
+ * @throws QueryRefused when the caller is over the rate or the budget is spent; ReembedError of the provider, after what it charged was written down
  */
 export async function embedQuery(ports: QueryPorts, space: Space, query: string): Promise<EmbeddedQuery> {
   const embedder = ports.embedderFor(space);
@@ -69,7 +69,7 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: string)
     }),
   );
   if ("embedding" in answer) return { vector: answer.embedding, recorded: Promise.resolve() };
-  if ("refused" in answer) throw refusal(answer.retry_seconds);
+  if ("refused" in answer) throw refusalOf(answer);
 
   const began = performance.now();
   const record = async (request: {
@@ -120,11 +120,20 @@ function asText({ vectors: [vector], usage }: Embedded, space: Space): string {
   return `[${vector.join(",")}]`;
 }
 
-function refusal(retrySeconds: number): QueryRefused {
-  return new QueryRefused(
-    "rate_limited",
-    "too many searches by text from this caller",
-    "Wait as long as retry-after says; a server of your own sends a secret key, which has no rate.",
-    retrySeconds * 1000,
-  );
+/** No amounts: what the owner may spend is not the visitor's to know. */
+function refusalOf({ refused, retry_seconds }: { refused: "rate" | "budget"; retry_seconds: number }) {
+  const wait = retry_seconds * 1000;
+  return refused === "rate"
+    ? new QueryRefused(
+        "rate_limited",
+        "too many searches by text from this caller",
+        "Wait as long as retry-after says; a server of your own sends a secret key, which has no rate.",
+        wait,
+      )
+    : new QueryRefused(
+        "budget_spent",
+        "the budget for embedding queries is spent",
+        "Queries that were asked before are still answered, and so are searches with a vector of your own; new ones when the budget renews.",
+        wait,
+      );
 }
