@@ -2,10 +2,9 @@
 import type { Command } from "commander";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
-import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
-import type { Database } from "../lib/connection.ts";
+import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
-import { advance, type MoveTarget, startLoading, work } from "../lib/move.ts";
+import { advance, LANES, type MoveTarget, startLoading, work } from "../lib/move.ts";
 import {
   collectionName,
   type DatabaseOptions,
@@ -30,8 +29,8 @@ interface Options extends DatabaseOptions {
   readonly limit?: number;
 }
 
-/** Between slices the database is asked how much is left and what was spent. */
-const SLICE_MS = 2_000;
+/** Between slices the database is asked how much is left and what was spent; its lanes come to rest for that. */
+const SLICE_MS = 10_000;
 
 /** What each way to end means for whoever reads the summary; a failure where it names one. */
 const ENDS: Readonly<Record<WorkOffEnd, { says: string; failed: boolean }>> = {
@@ -72,14 +71,14 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
   const version = await chooseVersion(db, await chooseCollection(db, options.collection), options.version);
   const target: MoveTarget = { collection: version.collection, version: version.version };
   const since = await timeOf(db);
-  const waits = noticeWaits(embeddersFrom(process.env));
+  const embedderFor = embeddersFrom(process.env);
   // Without its provider a version that is not maintained yet is better left alone.
-  if (!version.maintained) await probe(db, target, waits.embedderFor(version.space), signal);
+  if (!version.maintained) await probe(db, target, embedderFor(version.space), signal);
   out.note(`${target.collection} v${target.version}: ${version.space.id}`);
   const enqueued = await startLoading(db, target);
-  if ((await factsOf(db, version.id, since)).pending > 0) waits.embedderFor(version.space);
+  if ((await factsOf(db, version.id, since)).pending > 0) embedderFor(version.space);
 
-  const report = await embedAll(db, version, since, options, waits, out, signal);
+  const report = await embedAll(db, version, since, options, embedderFor, out, signal);
   let state: string | undefined;
   if (!signal.aborted && report.ended !== "paused") {
     await withoutStatementTimeout(db);
@@ -93,11 +92,13 @@ async function embedAll(
   version: VersionEntry,
   since: string,
   options: Options,
-  waits: NoticedWaits,
+  embedderFor: (space: Space) => Embedder,
   out: Output,
   signal: AbortSignal,
 ): Promise<WorkOffReport> {
   const { collection, space } = version;
+  // Connections of their own: what holds for the other one is meant for the index build.
+  const workers = await openDatabase(db.url, LANES);
   const progress = startProgress();
   let facts = await factsOf(db, version.id, since);
   let base = 0;
@@ -110,16 +111,16 @@ async function embedAll(
     return await workOff(
       {
         slice: (limit) =>
-          work(db, waits.embedderFor, {
+          work(workers, embedderFor, {
             collection,
             version: version.version,
             batch: options.batch,
             limit,
+            lanes: LANES,
             budgetMs: SLICE_MS,
             signal,
             onProgress: (slice) => progress.update(base + counted(slice), total(base), cost),
           }),
-        waitAsked: waits.asked,
         facts: async () => {
           facts = await factsOf(db, version.id, since);
           cost = (await spentSince(db, version.id, since)).costUsd;
@@ -139,6 +140,7 @@ async function embedAll(
     );
   } finally {
     progress.stop();
+    await workers.close();
   }
 }
 
@@ -152,34 +154,6 @@ async function factsOf(db: Database, versionId: number, since: string): Promise<
     [versionId, since],
   );
   return row ?? { pending: 0, dueInMs: null };
-}
-
-interface NoticedWaits {
-  embedderFor(space: Space): Embedder;
-  /** How long the last rate limit asked to wait. */
-  asked(): number | undefined;
-}
-
-/** Embedders that remember what a rate limit asked for. */
-function noticeWaits(embedderFor: (space: Space) => Embedder): NoticedWaits {
-  let last: number | undefined;
-  return {
-    asked: () => last,
-    embedderFor(space) {
-      const embedder = embedderFor(space);
-      return {
-        space,
-        async embed(inputs, options) {
-          try {
-            return await embedder.embed(inputs, options);
-          } catch (error) {
-            last = error instanceof ProviderError ? error.retryAfterMs : undefined;
-            throw error;
-          }
-        },
-      };
-    },
-  };
 }
 
 interface Run {

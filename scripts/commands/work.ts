@@ -4,7 +4,7 @@ import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.
 import { type ErrorCode, ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
-import { work } from "../lib/move.ts";
+import { LANES, work } from "../lib/move.ts";
 import { type DatabaseOptions, numberBetween, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, type Output } from "../lib/output.ts";
 import { embeddersFrom } from "../lib/providers.ts";
@@ -96,7 +96,13 @@ async function oneSlice(
     say(name, `${name} is left to another worker: ${error.message}`);
     return false;
   }
-  const report = await work(db, embedderFor, { collection, version, budgetMs: SLICE_MS, signal });
+  const report = await work(db, embedderFor, {
+    collection,
+    version,
+    lanes: LANES,
+    budgetMs: SLICE_MS,
+    signal,
+  });
   add(totals, report);
   say(name, report.error === null ? null : `${name}: ${report.error}`);
   if (counted(report) > 0)

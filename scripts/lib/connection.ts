@@ -4,12 +4,16 @@
  */
 import { DatabaseError, escapeIdentifier, Pool, type QueryResultRow } from "pg";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { VECTORS_AS_TEXT, type VectorForm } from "../../supabase/functions/_shared/queue.ts";
 import { databaseError, type Rpc } from "../../supabase/functions/_shared/rpc.ts";
+import { binaryVectors } from "./binary-vectors.ts";
 
 export interface Database {
   readonly url: string;
   /** Calls a function of the schema public with named arguments; a set comes back as an array of rows. */
   readonly rpc: Rpc;
+  /** How vectors travel over this connection. */
+  readonly vectorForm: VectorForm;
   /** Runs one statement and returns its rows. Throws ReembedError. */
   query<Row extends QueryResultRow>(sql: string, values?: readonly unknown[]): Promise<Row[]>;
   close(): Promise<void>;
@@ -62,13 +66,16 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
     );
     return name.startsWith("match_") ? rows.map(({ value }) => value) : rows[0]?.value;
   };
+  let vectorForm = VECTORS_AS_TEXT;
   try {
-    await query("select 1");
+    // A type's number is each database's own. Where the extension is missing every other call says so.
+    const [known] = await query<{ oid: number | null }>("select to_regtype('extensions.vector')::oid as oid");
+    if (known?.oid != null) vectorForm = binaryVectors(known.oid);
   } catch (error) {
     await pool.end();
     throw error;
   }
-  return { url, rpc, query, close: () => pool.end() };
+  return { url, rpc, vectorForm, query, close: () => pool.end() };
 }
 
 function asReembedError(error: unknown, url: string): Error {

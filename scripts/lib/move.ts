@@ -8,6 +8,9 @@ import { createQueue } from "../../supabase/functions/_shared/queue.ts";
 import { type SliceOptions, type SliceReport, workSlice } from "../../supabase/functions/_shared/worker.ts";
 import type { Database } from "./connection.ts";
 
+/** Claims that a CLI works on at once: enough to hide a provider's latency, each on a connection of its own. */
+export const LANES = 4;
+
 export interface MoveTarget {
   readonly collection: string;
   readonly version: number;
@@ -85,7 +88,7 @@ export function work(
   embedderFor: (space: Space) => Embedder,
   options: SliceOptions,
 ): Promise<SliceReport> {
-  return workSlice({ queue: createQueue(db.rpc), embedderFor }, options);
+  return workSlice({ queue: createQueue(db.rpc, db.vectorForm), embedderFor }, options);
 }
 
 /**

@@ -12,8 +12,6 @@ export interface Facts {
 export interface WorkOffPorts {
   /** One slice of work, of at most so many rows (0: all that its time allows). */
   slice(limit: number): Promise<SliceReport>;
-  /** How long the provider asked to wait in the slice that ended `rate_limited`, in milliseconds. */
-  waitAsked(): number | undefined;
   facts(): Promise<Facts>;
   /** Waits, or less when somebody stops the run. */
   wait(milliseconds: number): Promise<void>;
@@ -25,7 +23,7 @@ export interface WorkOffPorts {
 }
 
 /** The counts of all slices together; see SliceReport. */
-export type Totals = Omit<SliceReport, "ended" | "error">;
+export type Totals = Omit<SliceReport, "ended" | "error" | "wait_ms">;
 
 /**
  * Why the run ended: all is done, its limit is reached, somebody stopped it, the space is paused, or, after long patience, the provider
@@ -50,7 +48,6 @@ export interface WorkOffReport {
 /** How long a run goes on without a single row getting done. */
 export const PATIENCE_MS = 600_000;
 const LONGEST_BACKOFF_MS = 60_000;
-const UNTOLD_RATE_LIMIT_MS = 5_000;
 /** Rows that others hold, or that are due later: how often we look again. */
 const LOOK_AGAIN_MS = { least: 100, most: 5_000 };
 
@@ -90,7 +87,7 @@ export async function workOff(
     const patience = PATIENCE_MS - (ports.now() - lastProgress);
     let wait = 0;
     if (report.ended === "rate_limited") {
-      wait = ports.waitAsked() ?? UNTOLD_RATE_LIMIT_MS;
+      wait = report.wait_ms;
     } else if (report.ended === "provider_failed") {
       failures += 1;
       wait = Math.min(LONGEST_BACKOFF_MS, 500 * 2 ** failures);

@@ -85,6 +85,8 @@ declare
   deadline timestamptz;
   held_space text;
   is_contended boolean := false;
+  room_in_ms double precision;
+  refusal jsonb;
   unreadable text[];
   part text[];
   picked text[] := array[]::text[];
@@ -159,6 +161,11 @@ begin
       end if;
       select * into s from reembed.spaces x where x.id = v.space_id;
     end if;
+    room_in_ms := reembed.rate_wait(s, 1);
+    if room_in_ms > 0 then
+      refusal := coalesce(refusal, reembed.rate_refusal(s.id, room_in_ms));
+      continue;
+    end if;
 
     for priority_now in 0..1 loop
       select coalesce(array_agg(x.row_id), '{}') into part from (
@@ -174,6 +181,9 @@ begin
       select from reembed.jobs j where j.version_id = v.id and j.failed_at is null and j.run_at <= clock_timestamp());
   end loop;
   if cardinality(picked) = 0 then
+    if refusal is not null then
+      return refusal;
+    end if;
     if is_contended then
       return jsonb_build_object('reason', 'busy', 'jobs', '[]'::jsonb);
     end if;
@@ -259,13 +269,25 @@ begin
      where j.version_id = v.id and j.row_id = any (deferred_rows);
   end if;
 
+  refusal := null;
+  select coalesce(sum((g.job ->> 'tokens')::bigint), 0) into tokens_sum from unnest(jobs_given) g(job);
+  room_in_ms := reembed.rate_wait(s, tokens_sum);
+  if cardinality(jobs_given) > 0 and room_in_ms > 0 then
+    refusal := reembed.rate_refusal(s.id, room_in_ms);
+    jobs_given := '{}';
+    -- So that those who come meanwhile need not read texts to be told the same.
+    update reembed.spaces x set waits_until = clock_timestamp() + make_interval(secs => room_in_ms / 1000) where x.id = s.id;
+  end if;
+
   delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
   update reembed.jobs j
      set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = decode(g.job ->> 'hash', 'hex'), attempts = j.attempts + 1
     from unnest(jobs_given) g(job)
    where j.version_id = v.id and j.row_id = g.job ->> 'row_id';
+  if refusal is not null and cardinality(current_rows) + cardinality(gone_rows) + gave_up = 0 then
+    return refusal;
+  end if;
   if cardinality(jobs_given) > 0 then
-    select coalesce(sum((g.job ->> 'tokens')::bigint), 0) into tokens_sum from unnest(jobs_given) g(job);
     insert into reembed.usage (space_id, version_id, purpose, state, inputs, tokens, cost_usd, lease_token, lease_until)
     values (s.id, v.id, 'document', 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * s.price_per_mtok / 1000000, token, deadline)
     returning id into usage_id;
@@ -284,10 +306,20 @@ begin
 end
 $$;
 comment on function reembed.claim(text, int, int, int, int) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | idle, version_id, space, long_text, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. RE004, RE005, RE006 on bad arguments.';
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. RE004, RE005, RE006 on bad arguments.';
 
-create function reembed.complete(
-  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
+create function reembed.refuse_vectors(space_id text) returns void
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Not the server's own message: it shows the vector.
+  raise exception using errcode = 'RE004', message = format('vectors: one is not a vector of the finite numbers that %s has', left(space_id, 100)),
+    hint = 'Pass each with as many numbers as the space has dimensions, as text in the form [...].';
+end
+$$;
+comment on function reembed.refuse_vectors(text) is 'RE004 for a vector that the space does not have.';
+
+create function reembed.complete_vectors(
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors extensions.vector[],
   tokens int[], skipped text[] default null, wait boolean default false, truncated boolean[] default null
 ) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -305,7 +337,6 @@ declare
   lost_rows text[] := array[]::text[];
   mine text[] := array[]::text[];
   free_vectors text[];
-  parsed extensions.vector[];
   stored bigint;
   middle int;
   first_half jsonb;
@@ -313,8 +344,8 @@ declare
 begin
   if cardinality(row_ids) is distinct from cardinality(hashes) or cardinality(row_ids) is distinct from cardinality(vectors)
      or cardinality(row_ids) is distinct from cardinality(tokens)
-     or (complete.skipped is not null and cardinality(row_ids) <> cardinality(complete.skipped))
-     or (complete.truncated is not null and cardinality(row_ids) <> cardinality(complete.truncated)) then
+     or (complete_vectors.skipped is not null and cardinality(row_ids) <> cardinality(complete_vectors.skipped))
+     or (complete_vectors.truncated is not null and cardinality(row_ids) <> cardinality(complete_vectors.truncated)) then
     raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens, skipped and truncated must have the same length', hint = 'One element a row in each.';
   end if;
   if array_position(row_ids, null) is not null or array_position(hashes, null) is not null or array_position(tokens, null) is not null
@@ -325,7 +356,7 @@ begin
     raise exception using errcode = 'RE004', message = 'row_ids has more than one element while wait is true',
       hint = 'A worker waits for a row''s lock only while it holds none: one row a call.';
   end if;
-  if exists (select from unnest(vectors, complete.skipped) u(vector, why) where (u.vector is null) <> (u.why is not null)) then
+  if exists (select from unnest(vectors, complete_vectors.skipped) u(vector, why) where (u.vector is null) <> (u.why is not null)) then
     raise exception using errcode = 'RE004', message = 'vectors and skipped must name exactly one of the two for each row', hint = 'A skipped row has a reason and no vector.';
   end if;
   -- Below deadlock_timeout: whatever this call waits for, it gives up before the server looks for deadlocks.
@@ -334,23 +365,19 @@ begin
   begin
     -- Held from before the version is read, so that a change of its space waits for this call or is seen by it.
     lock table reembed.records in row exclusive mode;
-    select * into v from reembed.versions x where x.id = complete.version_id;
+    select * into v from reembed.versions x where x.id = complete_vectors.version_id;
     if not found then
-      raise exception using errcode = 'RE006', message = format('version_id %s is unknown', complete.version_id), hint = 'Pass the version_id that the claim returned.';
+      raise exception using errcode = 'RE006', message = format('version_id %s is unknown', complete_vectors.version_id), hint = 'Pass the version_id that the claim returned.';
     end if;
     select * into strict c from reembed.collections x where x.id = v.collection_id;
     in_source := reembed.stands_in_source(v);
-    if v.space_id <> complete.space_id then
+    if v.space_id <> complete_vectors.space_id then
       return reembed.outcomes(0, row_ids, '{}', '{}', '{}', '{}');
     end if;
-    begin
-      execute format('select array_agg(u.vector::extensions.vector(%s) order by u.n) from unnest($1) with ordinality u(vector, n)',
-          (select s.dimensions from reembed.spaces s where s.id = v.space_id)) into parsed using vectors;
-    exception when data_exception then
-      -- Not the server's own message: it shows the vector.
-      raise exception using errcode = 'RE004', message = format('vectors: one is not a vector of the finite numbers that %s has', v.space_id),
-        hint = 'Pass each as [...] with as many numbers as the space has dimensions.';
-    end;
+    if exists (select from unnest(vectors) u(vector)
+               where extensions.vector_dims(u.vector) <> (select s.dimensions from reembed.spaces s where s.id = v.space_id)) then
+      perform reembed.refuse_vectors(v.space_id);
+    end if;
     execute format('lock table %s in %s mode', c.source_table, case when in_source then 'row exclusive' else 'row share' end);
     execute format('lock table %s in row exclusive mode', v.vector_table);
 
@@ -376,14 +403,14 @@ begin
 
     select coalesce(array_agg(x.row_id), '{}') into mine from (
       select j.row_id from reembed.jobs j
-       where j.version_id = v.id and j.row_id = any (locked) and j.lease_token = complete.lease_token
+       where j.version_id = v.id and j.row_id = any (locked) and j.lease_token = complete_vectors.lease_token
        for update skip locked) x;
     if cardinality(mine) < cardinality(locked) then
       select coalesce(array_agg(l.row_id) filter (where j.row_id is not null), '{}'),
              coalesce(array_agg(l.row_id) filter (where j.row_id is null), '{}')
         into existing, lost_rows
         from unnest(locked) l(row_id)
-        left join reembed.jobs j on j.version_id = v.id and j.row_id = l.row_id and j.lease_token = complete.lease_token
+        left join reembed.jobs j on j.version_id = v.id and j.row_id = l.row_id and j.lease_token = complete_vectors.lease_token
        where l.row_id <> all (mine);
       busy_rows := busy_rows || existing;
     end if;
@@ -409,16 +436,16 @@ begin
                           returning coalesce(t.%2$I operator(extensions.=) g.vector::%3$s, t.%2$I is null and g.vector is null) as is_stored)
                         select count(*) from written where is_stored',
             c.source_table, v.vector_column, column_type, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          into stored using row_ids, parsed, mine;
+          into stored using row_ids, vectors, mine;
       else
         execute format('delete from %s e using unnest($1, $2) g(row_id, vector) where g.vector is null and g.row_id = any ($3) and %s',
             v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
-          using row_ids, parsed, mine;
+          using row_ids, vectors, mine;
         execute format('insert into %1$s (%2$s, %3$I) select %4$s, g.vector::%5$s from unnest($1, $2) g(row_id, vector) join %6$s t on %7$s
                          where g.vector is not null and g.row_id = any ($3) on conflict (%2$s) do update set %3$I = excluded.%3$I',
             v.vector_table, (select string_agg(format('%I', k), ', ' order by n) from unnest(v.vector_key) with ordinality u(k, n)), v.vector_column,
             reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          using row_ids, parsed, mine;
+          using row_ids, vectors, mine;
         get diagnostics stored = row_count;
         stored := stored + (select count(*) from unnest(row_ids, vectors) g(row_id, vector) where g.vector is null and g.row_id = any (mine));
       end if;
@@ -428,25 +455,25 @@ begin
         raise triggered_data_change_violation;
       end if;
       insert into reembed.records as r (version_id, row_id, content_hash, space_id, tokens, truncated, skipped)
-      select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, coalesce(complete.truncated[g.n], false), complete.skipped[g.n]
-        from unnest(row_ids, hashes, complete.tokens) with ordinality g(row_id, hash, tokens, n) where g.row_id = any (mine)
+      select v.id, g.row_id, decode(g.hash, 'hex'), v.space_id, g.tokens, coalesce(complete_vectors.truncated[g.n], false), complete_vectors.skipped[g.n]
+        from unnest(row_ids, hashes, complete_vectors.tokens) with ordinality g(row_id, hash, tokens, n) where g.row_id = any (mine)
       on conflict on constraint records_pkey do update set content_hash = excluded.content_hash, space_id = excluded.space_id, tokens = excluded.tokens,
         truncated = excluded.truncated, skipped = excluded.skipped, embedded_at = excluded.embedded_at;
       -- By its token: a job that a BEFORE trigger of the app has renewed during the update above stays.
-      delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (mine) and j.lease_token = complete.lease_token;
+      delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (mine) and j.lease_token = complete_vectors.lease_token;
     end if;
 
     -- Each in two statements, here and below: a join of the jobs with themselves is planned by statistics that know nothing of a version
     -- whose jobs are new, and then reads all of them once for each.
     if cardinality(gone_rows) > 0 then
       select coalesce(array_agg(x.row_id), '{}') into locked from (
-        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (gone_rows) and j.lease_token = complete.lease_token for update skip locked) x;
+        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (gone_rows) and j.lease_token = complete_vectors.lease_token for update skip locked) x;
       delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (locked);
     end if;
     -- Stale with its token still there: the change bypassed the triggers. The job goes back to the queue.
     if cardinality(stale_rows) > 0 then
       select coalesce(array_agg(x.row_id), '{}') into locked from (
-        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (stale_rows) and j.lease_token = complete.lease_token for update skip locked) x;
+        select j.row_id from reembed.jobs j where j.version_id = v.id and j.row_id = any (stale_rows) and j.lease_token = complete_vectors.lease_token for update skip locked) x;
       update reembed.jobs j set lease_token = null, lease_until = null, lease_hash = null, run_at = now(), attempts = greatest(j.attempts - 1, 0)
        where j.version_id = v.id and j.row_id = any (locked);
     end if;
@@ -461,7 +488,7 @@ begin
       end if;
       if cardinality(row_ids) = 1 then
         -- Not the error's own message: it may quote the row.
-        if (reembed.fail(complete.version_id, complete.lease_token, row_ids, case sqlstate
+        if (reembed.fail(complete_vectors.version_id, complete_vectors.lease_token, row_ids, case sqlstate
               when '27000' then 'a trigger of the table withheld or changed the vector'
               else format('the table refused the vector (%s)', sqlstate) end) ->> 'failed')::int = 1 then
           return reembed.outcomes(0, '{}', '{}', '{}', '{}', row_ids);
@@ -469,13 +496,34 @@ begin
         return reembed.outcomes(0, '{}', row_ids, '{}', '{}', '{}');
       end if;
       middle := cardinality(row_ids) / 2;
-      first_half := reembed.complete(version_id, space_id, lease_token, row_ids[:middle], hashes[:middle], vectors[:middle], tokens[:middle], skipped[:middle], truncated => truncated[:middle]);
-      second_half := reembed.complete(version_id, space_id, lease_token, row_ids[middle + 1:], hashes[middle + 1:], vectors[middle + 1:], tokens[middle + 1:], skipped[middle + 1:], truncated => truncated[middle + 1:]);
+      first_half := reembed.complete_vectors(version_id, space_id, lease_token, row_ids[:middle], hashes[:middle], vectors[:middle], tokens[:middle], skipped[:middle], truncated => truncated[:middle]);
+      second_half := reembed.complete_vectors(version_id, space_id, lease_token, row_ids[middle + 1:], hashes[middle + 1:], vectors[middle + 1:], tokens[middle + 1:], skipped[middle + 1:], truncated => truncated[middle + 1:]);
       return (select jsonb_object_agg(f.key, case f.key when 'done' then to_jsonb(f.value::bigint + (second_half -> 'done')::bigint)
                                                         else f.value || (second_half -> f.key) end)
                 from jsonb_each(first_half) f);
   end;
   return reembed.outcomes(cardinality(mine), stale_rows, lost_rows, gone_rows, busy_rows, '{}');
+end
+$$;
+comment on function reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[]) is
+  'The complete of reembed.complete, for callers that have vectors as such: a driver may send them as one binary parameter, a quarter of the text and nothing to parse.';
+
+create function reembed.complete(
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[],
+  tokens int[], skipped text[] default null, wait boolean default false, truncated boolean[] default null
+) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  parsed extensions.vector[];
+begin
+  if vectors is not null then
+    begin
+      select coalesce(array_agg(u.vector::extensions.vector order by u.n), '{}') into parsed from unnest(vectors) with ordinality u(vector, n);
+    exception when data_exception then
+      perform reembed.refuse_vectors(space_id);
+    end;
+  end if;
+  return reembed.complete_vectors(version_id, space_id, lease_token, row_ids, hashes, parsed, tokens, skipped, wait, truncated);
 end
 $$;
 comment on function reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean, boolean[]) is
@@ -560,11 +608,15 @@ $$;
 comment on function reembed.release(int, uuid, text[], double precision) is
   'Gives leased jobs back without spending an attempt (a rate limit, a shutdown); due again after delay_seconds. Returns how many.';
 
-create function reembed.settle(usage_id bigint, requests jsonb) returns void
+create function reembed.settle(usage_id bigint, requests jsonb, answer jsonb default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   reservation reembed.usage;
 begin
+  if answer is not null then
+    -- The space's row first, as in a claim: whoever waits for it holds nothing yet.
+    perform from reembed.spaces s where s.id = (select u.space_id from reembed.usage u where u.id = settle.usage_id) for no key update;
+  end if;
   delete from reembed.usage u where u.id = settle.usage_id and u.state in ('reserved', 'lost') returning u.* into reservation;
   if not found then
     raise exception using errcode = 'RE004', message = format('usage_id %s is not an open reservation', coalesce(usage_id::text, 'null')), hint = 'Settle each claim once.';
@@ -574,6 +626,9 @@ begin
          q.tokens * s.price_per_mtok / 1000000, q.latency_ms
     from jsonb_to_recordset(requests) q(state text, outcome text, inputs int, stale int, tokens bigint, latency_ms int)
     join reembed.spaces s on s.id = reservation.space_id;
+  if answer is not null then
+    perform reembed.note_answer(reservation.space_id, reservation.at, answer);
+  end if;
   -- Budgets last: whoever holds one waits for nothing any more.
   if reservation.purpose = 'query' then
     perform reembed.spend(array['all', 'queries'], reservation.at, reservation.cost_usd,
@@ -582,8 +637,8 @@ begin
   end if;
 end
 $$;
-comment on function reembed.settle(bigint, jsonb) is
-  'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. RE004: the reservation is not open.';
+comment on function reembed.settle(bigint, jsonb, jsonb) is
+  'Replaces a claim''s reservation by what really happened: one element a provider request, { state: settled | lost, outcome, inputs, stale, tokens, latency_ms }; an empty array when nothing was sent. answer: what the provider''s last answer says about its rate, see note_answer. RE004: the reservation is not open.';
 
 create function reembed.pause_space(space_id text, reason text, seconds double precision default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -627,6 +682,12 @@ create function public.reembed_complete(
 ) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.complete(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait, truncated)
 $$;
+create function public.reembed_complete_vectors(
+  version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors extensions.vector[], tokens int[], skipped text[] default null, wait boolean default false,
+  truncated boolean[] default null
+) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  select reembed.complete_vectors(version_id, space_id, lease_token, row_ids, hashes, vectors, tokens, skipped, wait, truncated)
+$$;
 create function public.reembed_fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null)
 returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.fail(version_id, lease_token, row_ids, error, retry_seconds)
@@ -635,9 +696,9 @@ create function public.reembed_release(version_id int, lease_token uuid, row_ids
 returns int language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.release(version_id, lease_token, row_ids, delay_seconds)
 $$;
-create function public.reembed_settle(usage_id bigint, requests jsonb)
+create function public.reembed_settle(usage_id bigint, requests jsonb, answer jsonb default null)
 returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  select reembed.settle(usage_id, requests)
+  select reembed.settle(usage_id, requests, answer)
 $$;
 create function public.reembed_pause_space(space_id text, reason text, seconds double precision default null)
 returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -650,7 +711,7 @@ declare
 begin
   for door in select p.oid::regprocedure as signature, p.proname from pg_catalog.pg_proc p
                where p.pronamespace = 'public'::regnamespace
-                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_pause_space') loop
+                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_complete_vectors', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_pause_space') loop
     execute format('revoke execute on function %s from public, anon, authenticated', door.signature);
     execute format('grant execute on function %s to service_role', door.signature);
     execute format('comment on function %s is %L', door.signature, 'For service_role: reembed.' || substr(door.proname, 9) || ', which documents it.');

@@ -25,7 +25,7 @@ import { claim, complete, expireLeases, workOff } from "../support/worker.ts";
 
 const CLAIM = "reembed.claim(text, int, int, int, int)";
 const COMPLETE =
-  "reembed.complete(int, text, uuid, text[], text[], text[], int[], text[], boolean, boolean[])";
+  "reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
 const START_LOADING = "reembed.start_loading(text, int)";
 
@@ -296,7 +296,9 @@ describePostgres("the protocol", () => {
       rewriteDuringComplete,
       {
         of: () => COMPLETE,
-        edits: [["j.row_id = any (mine) and j.lease_token = complete.lease_token", "j.row_id = any (mine)"]],
+        edits: [
+          ["j.row_id = any (mine) and j.lease_token = complete_vectors.lease_token", "j.row_id = any (mine)"],
+        ],
       },
       forgotten,
     );
@@ -317,8 +319,8 @@ describePostgres("the protocol", () => {
         of: () => COMPLETE,
         edits: [
           [
-            "j.row_id = any (locked) and j.lease_token = complete.lease_token",
-            "j.row_id = any (locked) and j.lease_token = complete.lease_token and j.lease_until > clock_timestamp()",
+            "j.row_id = any (locked) and j.lease_token = complete_vectors.lease_token",
+            "j.row_id = any (locked) and j.lease_token = complete_vectors.lease_token and j.lease_until > clock_timestamp()",
           ],
         ],
       },
@@ -339,8 +341,11 @@ describePostgres("the protocol", () => {
       {
         of: () => COMPLETE,
         edits: [
-          ["j.row_id = any (locked) and j.lease_token = complete.lease_token", "j.row_id = any (locked)"],
-          ["j.row_id = any (mine) and j.lease_token = complete.lease_token", "j.row_id = any (mine)"],
+          [
+            "j.row_id = any (locked) and j.lease_token = complete_vectors.lease_token",
+            "j.row_id = any (locked)",
+          ],
+          ["j.row_id = any (mine) and j.lease_token = complete_vectors.lease_token", "j.row_id = any (mine)"],
         ],
       },
       { holds: { late: 0, taken: 1 }, broken: { late: 1, taken: 0 } },

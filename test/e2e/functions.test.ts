@@ -324,12 +324,13 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
 
     test("a provider that fails is a count and a reason, not an error; its jobs stay", async () => {
       await db.query("update public.course_content set content = content || ' And more.'");
-      openai.faults.add({ fault: { kind: "server_error" } });
+      openai.faults.add({ fault: { kind: "server_error" }, times: "always" });
       expect(await backfill()).toMatchObject({
         ended: "provider_failed",
         done: 0,
         error: expect.stringContaining("500"),
       });
+      openai.faults.clear();
       expect(await violations()).toEqual([]);
       while ((await backfill()).done > 0);
       expect(await jobCount()).toBe(0);

@@ -13,6 +13,7 @@ import type {
   Lease,
   LedgerEntry,
   Outcomes,
+  ProviderAnswer,
   Queue,
   Result,
 } from "../../supabase/functions/_shared/queue.ts";
@@ -37,7 +38,7 @@ interface StoredJob {
 
 export interface StoredRecord {
   readonly hash: string;
-  readonly vector: string | null;
+  readonly vector: readonly number[] | null;
   readonly skipped: string | null;
   readonly truncated: boolean;
   readonly tokens: number;
@@ -61,6 +62,10 @@ export class MemoryQueue implements Queue {
   /** What the next calls of these methods throw, one each. */
   readonly failures = new Map<keyof Queue, Error[]>();
   paused: string | null = null;
+  /** What the provider's answers said about its rate, in the order in which claims were settled. */
+  readonly answers: ProviderAnswer[] = [];
+  /** The space waits until this time. */
+  waitsUntil = 0;
   longText: LongTextPolicy = "truncate";
   /** Another lease holds whatever is due. */
   heldElsewhere = false;
@@ -73,6 +78,10 @@ export class MemoryQueue implements Queue {
   }
 
   readonly now = (): number => this.time;
+
+  readonly wait = async (milliseconds: number): Promise<void> => {
+    this.time += milliseconds;
+  };
 
   /** As the triggers do it: the job is new, and whatever lease it had is gone. */
   write(id: string, text: string): void {
@@ -104,6 +113,8 @@ export class MemoryQueue implements Queue {
     this.#fail("claim");
     if (this.paused !== null)
       return { reason: "paused", space: this.space.id, pause_reason: this.paused, jobs: [] };
+    if (this.waitsUntil > this.time)
+      return { reason: "rate", space: this.space.id, wait_ms: this.waitsUntil - this.time, jobs: [] };
     if (this.heldElsewhere) return { reason: "busy", jobs: [] };
     const due = [...this.jobs]
       .filter(([, job]) => !job.failed && job.token === null && job.runAt <= this.time)
@@ -172,12 +183,19 @@ export class MemoryQueue implements Queue {
     return held.length;
   }
 
-  async settle({ usage_id }: Lease, entries: readonly LedgerEntry[]): Promise<void> {
+  async settle(
+    { usage_id }: Lease,
+    entries: readonly LedgerEntry[],
+    answer: ProviderAnswer | undefined,
+  ): Promise<void> {
     this.#fail("settle");
     if (this.ledger.get(usage_id) !== undefined || !this.ledger.has(usage_id)) {
       throw new ReembedError("invalid_request", "usage_id is not an open reservation", "");
     }
     this.ledger.set(usage_id, entries);
+    if (answer === undefined) return;
+    this.answers.push(answer);
+    if (answer.refused) this.waitsUntil = this.time + (answer.retryAfterMs ?? 1000);
   }
 
   async pauseSpace(_: string, reason: string): Promise<void> {

@@ -9,7 +9,7 @@ interface Step {
   /** What is left afterwards. */
   readonly pending: number;
   readonly dueInMs?: number | null;
-  readonly waitAsked?: number;
+  readonly waitMs?: number;
 }
 
 /** Runs through steps, the last one again and again; remembers what was asked for. */
@@ -29,11 +29,11 @@ async function run(steps: readonly Step[], limit = 0, stop = new AbortController
           ...noTotals(),
           ...step().counts,
           ended: step().ended,
+          wait_ms: step().waitMs ?? 0,
           error: failing ? "the provider's words" : null,
         };
         return slice;
       },
-      waitAsked: () => step().waitAsked,
       facts: async () => ({ pending: step().pending, dueInMs: step().dueInMs ?? null }),
       async wait(milliseconds) {
         waits.push(milliseconds);
@@ -73,11 +73,10 @@ describe("working off a version", () => {
 
   test("waits as long as a rate limit asks, and goes on", async () => {
     const { ended, waits, error } = await run([
-      { ended: "rate_limited", waitAsked: 42_000, pending: 5 },
-      { ended: "rate_limited", pending: 5 },
+      { ended: "rate_limited", waitMs: 42_000, pending: 5 },
       { ended: "idle", counts: { done: 5 }, pending: 0 },
     ]);
-    expect({ ended, waits }).toEqual({ ended: "done", waits: [42_000, 5_000] });
+    expect({ ended, waits }).toEqual({ ended: "done", waits: [42_000] });
     expect(error).toBe("the provider's words");
   });
 
@@ -99,7 +98,7 @@ describe("working off a version", () => {
   });
 
   test("a rate limit beyond all patience is not waited for", async () => {
-    const { ended, waits } = await run([{ ended: "rate_limited", waitAsked: PATIENCE_MS + 1, pending: 5 }]);
+    const { ended, waits } = await run([{ ended: "rate_limited", waitMs: PATIENCE_MS + 1, pending: 5 }]);
     expect({ ended, waits }).toEqual({ ended: "rate_limited", waits: [] });
   });
 
@@ -118,7 +117,7 @@ describe("working off a version", () => {
     expect((await run([{ ended: "paused", pending: 5 }])).ended).toBe("paused");
     expect((await run([{ ended: "stopped", pending: 5 }])).ended).toBe("stopped");
     const { ended, waits } = await run(
-      [{ ended: "rate_limited", waitAsked: 1_000, pending: 5 }],
+      [{ ended: "rate_limited", waitMs: 1_000, pending: 5 }],
       0,
       undefined,
       2,

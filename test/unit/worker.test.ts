@@ -49,7 +49,7 @@ const throwing = (...errors: unknown[]): Embed => {
 };
 
 const run = (queue: MemoryQueue, { embedder }: ReturnType<typeof embedding>, options?: SliceOptions) =>
-  workSlice({ queue, embedderFor: () => embedder, now: queue.now }, options);
+  workSlice({ queue, embedderFor: () => embedder, now: queue.now, wait: queue.wait }, options);
 
 /** Ids r1, r2, ... with the texts given. */
 const rows = (...texts: string[]) => Object.fromEntries(texts.map((text, index) => [`r${index + 1}`, text]));
@@ -61,9 +61,9 @@ describe("a slice ends", () => {
     const report = await run(queue, embedding());
     expect(report).toMatchObject({ ended: "idle", done: 3, requests: 1, tokens: 30, error: null });
     expect([...queue.records].map(([id, { vector }]) => [id, vector])).toEqual([
-      ["r1", "[1,1]"],
-      ["r2", "[2,1]"],
-      ["r3", "[3,1]"],
+      ["r1", [1, 1]],
+      ["r2", [2, 1]],
+      ["r3", [3, 1]],
     ]);
     expect(queue.entries).toEqual([
       { state: "settled", outcome: "ok", inputs: 3, stale: 0, tokens: 30, latency_ms: 0 },
@@ -243,28 +243,43 @@ describe("what the provider refuses", () => {
     expect(await run(queue, provider)).toMatchObject({ ended: "idle", done: 4 });
   });
 
-  test.each([
-    [7_000, 7],
-    [undefined, 5],
-    [1e12, 86_400],
-  ])(
-    "a rate limit with retry after %s ms gives the attempts back for %s seconds",
-    async (retryAfterMs, seconds) => {
-      const queue = new MemoryQueue(many(3));
-      const report = await run(
-        queue,
-        embedding(throwing(refusal("rate_limited", { status: 429, retryAfterMs }))),
-      );
-      expect(report).toMatchObject({
-        ended: "rate_limited",
-        released: 3,
-        error: "the provider says rate_limited",
-      });
-      for (const job of queue.jobs.values()) {
-        expect(job).toMatchObject({ token: null, attempts: 0, failed: false, runAt: seconds * 1000 });
-      }
-    },
-  );
+  test("a rate limit gives the rows back, due at once and with their attempts; the space hears of it and waits, and so does the slice", async () => {
+    const queue = new MemoryQueue(many(3));
+    const limited = refusal("rate_limited", { status: 429, retryAfterMs: 7_000 });
+    const report = await run(queue, embedding(throwing(limited)));
+    expect(report).toMatchObject({ ended: "idle", done: 3, released: 3, wait_ms: 0 });
+    expect(queue.answers).toMatchObject([{ refused: true, retryAfterMs: 7_000 }, { refused: false }]);
+    expect(queue.time).toBe(7_000);
+  });
+
+  test("a wait that is longer than the slice may take ends it, with how long it is", async () => {
+    const queue = new MemoryQueue(many(3));
+    const limited = refusal("rate_limited", { status: 429, retryAfterMs: 7_000 });
+    const report = await run(queue, embedding(throwing(limited)), { budgetMs: 5_000 });
+    expect(report).toMatchObject({
+      ended: "rate_limited",
+      released: 3,
+      wait_ms: 7_000,
+      error: "the provider says rate_limited",
+    });
+    for (const job of queue.jobs.values()) expect(job).toMatchObject({ token: null, attempts: 0, runAt: 0 });
+  });
+
+  test("what an answer says about the rate reaches the space, with its age", async () => {
+    const queue = new MemoryQueue(many(2));
+    queue.completeMsPerRow = 50;
+    const rate = {
+      tokensPerMinute: 1_000,
+      tokensLeft: 10,
+      requestsPerMinute: undefined,
+      requestsLeft: undefined,
+    };
+    await run(
+      queue,
+      embedding(async (inputs, options) => ({ ...(await answerAll(inputs, options)), rate })),
+    );
+    expect(queue.answers).toEqual([{ refused: false, retryAfterMs: undefined, rate, ageMs: 100 }]);
+  });
 
   test("a failure that may pass spends an attempt and backs off, doubling, at least as long as it was asked", async () => {
     const queue = new MemoryQueue(many(1));
@@ -492,6 +507,81 @@ describe("completing", () => {
     expect(queue.leased).toEqual([]);
     expect(queue.jobs.get("r1")?.attempts).toBe(0);
     expect(queue.entries).toMatchObject([{ outcome: "ok", stale: 200 }]);
+  });
+});
+
+describe("several lanes", () => {
+  /** Answers when told to, so that a test sees how many requests are open at once. */
+  function heldBack() {
+    const open: (() => void)[] = [];
+    const provider = embedding(async (inputs, options) => {
+      await new Promise<void>((resolve) => {
+        open.push(resolve);
+        options.signal?.addEventListener("abort", () => resolve());
+      });
+      if (options.signal?.aborted) throw refusal("aborted", { billed: "no" });
+      return answerAll(inputs, options);
+    });
+    return { ...provider, open };
+  }
+  const turns = async () => {
+    for (let turn = 0; turn < 200; turn += 1) await Promise.resolve();
+  };
+
+  test("have as many requests open as there are lanes, share one report and store every row once", async () => {
+    const queue = new MemoryQueue(many(10));
+    const provider = heldBack();
+    const running = run(queue, provider, { batch: 2, lanes: 3 });
+    await turns();
+    expect(provider.open).toHaveLength(3);
+    while (queue.records.size < 10) {
+      provider.open.shift()?.();
+      await turns();
+      expect(provider.open.length).toBeLessThanOrEqual(3);
+    }
+    expect(await running).toMatchObject({ ended: "idle", done: 10, requests: 5 });
+    expect(queue.leased).toEqual([]);
+  });
+
+  test("take no row more than the limit, together", async () => {
+    const queue = new MemoryQueue(many(30));
+    expect(await run(queue, embedding(), { batch: 4, lanes: 4, limit: 10 })).toMatchObject({
+      ended: "limit",
+      done: 10,
+    });
+    expect(queue.jobs.size).toBe(20);
+  });
+
+  test("all stop: what was sent is given back and settled", async () => {
+    const queue = new MemoryQueue(many(12));
+    const stop = new AbortController();
+    const provider = heldBack();
+    const running = run(queue, provider, { batch: 2, lanes: 3, signal: stop.signal });
+    await turns();
+    stop.abort();
+    expect(await running).toMatchObject({ ended: "stopped", done: 0, released: 6, requests: 0 });
+    expect(queue.leased).toEqual([]);
+    expect([...queue.ledger.values()]).toEqual([[], [], []]);
+  });
+
+  test("end together when one of them must, after the claims they are at", async () => {
+    const queue = new MemoryQueue(many(12));
+    const provider = embedding(async (inputs, options) => {
+      if (inputs.includes("text 2")) throw refusal("account_refused", { status: 401 });
+      return answerAll(inputs, options);
+    });
+    const report = await run(queue, provider, { batch: 2, lanes: 3 });
+    expect(report).toMatchObject({ ended: "paused", done: 4, released: 2 });
+    expect(queue.leased).toEqual([]);
+  });
+
+  test("that fail do not leave the others' claims behind", async () => {
+    const queue = new MemoryQueue(many(6));
+    const lost = new ReembedError("database_unavailable", "gone", "");
+    queue.failures.set("complete", [lost]);
+    await expect(run(queue, embedding(), { batch: 2, lanes: 3 })).rejects.toBe(lost);
+    expect(queue.leased).toEqual([]);
+    expect(queue.records.size).toBe(4);
   });
 });
 

@@ -119,6 +119,21 @@ export type Database = {
         };
         Returns: Json;
       };
+      reembed_complete_vectors: {
+        Args: {
+          version_id: number;
+          space_id: string;
+          lease_token: string;
+          row_ids: string[];
+          hashes: string[];
+          vectors: string[];
+          tokens: number[];
+          skipped?: string[];
+          wait?: boolean;
+          truncated?: boolean[];
+        };
+        Returns: Json;
+      };
       reembed_copy: {
         Args: {
           version_id: number;
@@ -163,7 +178,7 @@ export type Database = {
         Args: { version_id: number; lease_token: string; row_ids?: string[]; delay_seconds?: number };
         Returns: number;
       };
-      reembed_settle: { Args: { usage_id: number; requests: Json }; Returns: undefined };
+      reembed_settle: { Args: { usage_id: number; requests: Json; answer?: Json }; Returns: undefined };
     };
     Enums: { [_ in never]: never };
     CompositeTypes: { [_ in never]: never };

@@ -2,6 +2,7 @@
  * The port behind which every embedding provider stands, and the check that every answer passes before it is believed.
  */
 import { type Billed, ProviderError } from "./provider-error.ts";
+import type { ProviderRate } from "./provider-rate.ts";
 
 /** What a space is: the identity of its vectors. Two spaces are never compared, not even at equal width. */
 export interface Space {
@@ -25,6 +26,8 @@ export interface EmbedOptions {
 export interface Embedded {
   readonly vectors: readonly (readonly number[])[];
   readonly usage: { readonly tokens: number };
+  /** The rate that the provider allows, where its answer said so. */
+  readonly rate?: ProviderRate | undefined;
 }
 
 /**

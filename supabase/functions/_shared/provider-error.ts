@@ -3,6 +3,7 @@
  * the HTTP door sees; `billed` says what the ledger must assume when nothing more is known about the request.
  */
 import { type ErrorCode, ReembedError } from "./errors.ts";
+import type { ProviderRate } from "./provider-rate.ts";
 
 /**
  * - `rate_limit`: wait, then send the same again.
@@ -111,6 +112,8 @@ export interface ProviderErrorDetails {
   readonly billed?: Billed;
   /** How long the provider asks us to wait, in milliseconds. */
   readonly retryAfterMs?: number | undefined;
+  /** The rate that the provider allows, where its answer said so. */
+  readonly rate?: ProviderRate | undefined;
   /** The request alone exceeds what the provider takes in one request (or in one minute): the same again never succeeds, a smaller one may. */
   readonly requestTooLarge?: boolean;
   /** The HTTP status of the answer, where there was one. */
@@ -128,6 +131,7 @@ export class ProviderError extends ReembedError {
   readonly class: ProviderErrorClass;
   readonly billed: Billed;
   readonly retryAfterMs: number | undefined;
+  readonly rate: ProviderRate | undefined;
   readonly requestTooLarge: boolean;
   readonly providerStatus: number | undefined;
   readonly providerRequestId: string | undefined;
@@ -139,6 +143,7 @@ export class ProviderError extends ReembedError {
     this.class = row.class;
     this.billed = details.billed ?? row.billed;
     this.retryAfterMs = details.retryAfterMs;
+    this.rate = details.rate;
     this.requestTooLarge = details.requestTooLarge ?? fault === "request_too_large";
     this.providerStatus = details.status;
     this.providerRequestId = details.requestId;

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import type { Space } from "./embedder.ts";
 import { LONG_TEXT_POLICIES, type LongTextPolicy } from "./long-text.ts";
+import type { ProviderRate } from "./provider-rate.ts";
 import type { Rpc } from "./rpc.ts";
 
 const space = z.object({
@@ -48,6 +49,13 @@ const claim = z.discriminatedUnion("reason", [
     pause_reason: z.string().nullable(),
     jobs: z.array(job).length(0),
   }),
+  z.object({
+    reason: z.literal("rate"),
+    space: z.string(),
+    /** How long the space has no room for a request, in milliseconds. */
+    wait_ms: z.number(),
+    jobs: z.array(job).length(0),
+  }),
 ]);
 export type Claim = z.infer<typeof claim>;
 
@@ -70,11 +78,11 @@ export interface ClaimOptions {
   readonly leaseSeconds: number;
 }
 
-/** One row's result: a vector in pgvector's text form, or the reason why it was skipped. */
+/** One row's result: a vector, or the reason why it was skipped. */
 export interface Result {
   readonly row_id: string;
   readonly hash: string;
-  readonly vector: string | null;
+  readonly vector: readonly number[] | null;
   readonly skipped: string | null;
   /** Whether the vector is of the text's beginning only. */
   readonly truncated: boolean;
@@ -106,6 +114,30 @@ export interface LedgerEntry {
   readonly latency_ms: number;
 }
 
+/** What the last answer to a claim's requests says about the provider's rate: the space learns from it how fast it may be asked. */
+export interface ProviderAnswer {
+  /** Whether the request was refused because of its rate. */
+  readonly refused: boolean;
+  /** How long the provider asked us to wait. */
+  readonly retryAfterMs: number | undefined;
+  /** Milliseconds since the answer came. */
+  readonly ageMs: number;
+  readonly rate: ProviderRate | undefined;
+}
+
+/** How vectors travel to the database: by which function, and in which form its argument `vectors` takes them. */
+export interface VectorForm {
+  readonly complete: string;
+  encode(vectors: readonly (readonly number[] | null)[]): unknown;
+}
+
+/** An array of pgvector's `[...]` texts, seven digits a number: as much as a float4 holds. The form for an API that speaks JSON. */
+export const VECTORS_AS_TEXT: VectorForm = {
+  complete: "reembed_complete",
+  encode: (vectors) =>
+    vectors.map((vector) => vector && `[${vector.map((value) => Number(value.toPrecision(7))).join(",")}]`),
+};
+
 export interface Queue {
   claim(options: ClaimOptions): Promise<Claim>;
   /** With `wait`, exactly one row, whose lock is waited for (at most 500 ms). */
@@ -119,12 +151,13 @@ export interface Queue {
   ): Promise<z.infer<typeof failed>>;
   /** Gives jobs back without spending an attempt, due again after 0 to 86,400 seconds. Returns how many the lease still held. */
   release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<number>;
-  settle(lease: Lease, entries: readonly LedgerEntry[]): Promise<void>;
+  /** Closes the claim's reservation. `answer` is undefined where no provider answered. */
+  settle(lease: Lease, entries: readonly LedgerEntry[], answer: ProviderAnswer | undefined): Promise<void>;
   pauseSpace(spaceId: string, reason: string): Promise<void>;
 }
 
 /** The queue behind any way of calling the database's functions. */
-export function createQueue(rpc: Rpc): Queue {
+export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue {
   return {
     async claim({ collection, version, maxRows, maxTokens, leaseSeconds }) {
       const answer = await rpc("reembed_claim", {
@@ -137,13 +170,13 @@ export function createQueue(rpc: Rpc): Queue {
       return claim.parse(answer);
     },
     async complete({ version_id, lease_token, space }, results, { wait } = { wait: false }) {
-      const answer = await rpc("reembed_complete", {
+      const answer = await rpc(form.complete, {
         version_id,
         space_id: space.id,
         lease_token,
         row_ids: results.map(({ row_id }) => row_id),
         hashes: results.map(({ hash }) => hash),
-        vectors: results.map(({ vector }) => vector),
+        vectors: form.encode(results.map(({ vector }) => vector)),
         tokens: results.map(({ tokens }) => tokens),
         skipped: results.map(({ skipped }) => skipped),
         truncated: results.map(({ truncated }) => truncated),
@@ -170,11 +203,30 @@ export function createQueue(rpc: Rpc): Queue {
       });
       return z.number().parse(answer);
     },
-    async settle({ usage_id }, entries) {
-      await rpc("reembed_settle", { usage_id, requests: entries });
+    async settle({ usage_id }, entries, answer) {
+      await rpc("reembed_settle", {
+        usage_id,
+        requests: entries,
+        answer: answer === undefined ? null : answerOf(answer),
+      });
     },
     async pauseSpace(spaceId, reason) {
       await rpc("reembed_pause_space", { space_id: spaceId, reason, seconds: null });
     },
+  };
+}
+
+/** As `reembed.note_answer` takes it. */
+function answerOf({ refused, retryAfterMs, ageMs, rate }: ProviderAnswer) {
+  return {
+    refused,
+    retry_after_ms: retryAfterMs ?? null,
+    age_ms: Math.round(ageMs),
+    ...(rate && {
+      tokens_per_minute: rate.tokensPerMinute ?? null,
+      tokens_left: rate.tokensLeft ?? null,
+      requests_per_minute: rate.requestsPerMinute ?? null,
+      requests_left: rate.requestsLeft ?? null,
+    }),
   };
 }

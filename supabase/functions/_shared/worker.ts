@@ -6,7 +6,7 @@ import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { fittingText, shorterText } from "./long-text.ts";
 import { ProviderError } from "./provider-error.ts";
-import type { Claim, Job, Lease, LedgerEntry, Outcomes, Queue, Result } from "./queue.ts";
+import type { Claim, Job, Lease, LedgerEntry, Outcomes, ProviderAnswer, Queue, Result } from "./queue.ts";
 
 export interface WorkerPorts {
   readonly queue: Queue;
@@ -14,6 +14,8 @@ export interface WorkerPorts {
   readonly embedderFor: (space: Space) => Embedder;
   /** Milliseconds on a clock that only goes forward. */
   readonly now?: () => number;
+  /** Waits, or less when the signal comes first. */
+  readonly wait?: (milliseconds: number, signal: AbortSignal | undefined) => Promise<void>;
 }
 
 export interface SliceOptions {
@@ -21,6 +23,8 @@ export interface SliceOptions {
   readonly version?: number | undefined;
   /** Rows a claim, and so a provider request, takes at most. */
   readonly batch?: number;
+  /** Claims that are worked on at once, so that one is stored while the provider answers another. The space may allow fewer; 1 if left out. */
+  readonly lanes?: number;
   /** Rows after which the slice ends; 0 or none: all. */
   readonly limit?: number;
   /** No claim begins later than this many milliseconds after the start. */
@@ -32,7 +36,7 @@ export interface SliceOptions {
 
 /**
  * Why a slice ended: nothing is due, its time or its limit is over, somebody stopped it, another lease holds what is due, the space is
- * paused, or the provider fails for now.
+ * paused, the space waits for longer than the slice may, or the provider fails for now.
  */
 export type SliceEnd =
   | "idle"
@@ -63,6 +67,8 @@ export interface SliceReport {
   /** Provider requests. */
   requests: number;
   tokens: number;
+  /** How long the space has no room for a request, in milliseconds, where the slice ended `rate_limited`; else 0. */
+  wait_ms: number;
   /** The last error in words that are safe to show, or null. */
   error: string | null;
 }
@@ -72,17 +78,120 @@ const MOST_TOKENS = 250_000;
 const COMPLETE_TARGET_MS = 60;
 /** How long a claim asks for rows that the application holds, before paid vectors are given up. Inside an edge function's time. */
 const LONGEST_WAIT_MS = 30_000;
+/** A slice sits out shorter waits of the space itself. */
+const LONGEST_REST_MS = 15_000;
 /** The longest delay the queue takes. */
 const LONGEST_DELAY_SECONDS = 86_400;
 
 /**
- * Works off due jobs until one of the ends in `SliceEnd`.
+ * Works off due jobs, several claims at once, until one of the ends in `SliceEnd`. What ends one lane for good ends the others after the claim
+ * they are at; memory holds one claim a lane.
  * @throws ReembedError when the database cannot be reached, or no embedder is configured for the space (its jobs are given back first).
  */
 export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}): Promise<SliceReport> {
   const now = ports.now ?? (() => performance.now());
-  const started = now();
-  const report: SliceReport = {
+  const slice: Slice = {
+    ports,
+    options,
+    now,
+    wait: ports.wait ?? rest,
+    started: now(),
+    completer: createCompleter(now),
+    claimed: 0,
+    over: undefined,
+    report: emptyReport(),
+  };
+  const lanes = Array.from({ length: Math.max(1, options.lanes ?? 1) }, () => workLane(slice));
+  const ends = await Promise.allSettled(lanes);
+  for (const end of ends) if (end.status === "rejected") throw end.reason;
+  return slice.report;
+}
+
+/** What the lanes of a slice share. */
+interface Slice {
+  readonly ports: WorkerPorts;
+  readonly options: SliceOptions;
+  readonly now: () => number;
+  readonly wait: (milliseconds: number, signal: AbortSignal | undefined) => Promise<void>;
+  readonly started: number;
+  readonly completer: Completer;
+  readonly report: SliceReport;
+  /** Rows that lanes have asked for and not counted yet. */
+  claimed: number;
+  /** Why no lane goes on: the first such end, or "failed" when a lane throws. */
+  over: SliceEnd | "failed" | undefined;
+}
+
+/** Claims and works until the slice is over, or nothing is left for this lane. */
+async function workLane(slice: Slice): Promise<void> {
+  const { report } = slice;
+  try {
+    while (slice.over === undefined) {
+      const end = await laneStep(slice);
+      if (end === undefined) continue;
+      // Nothing for one lane is not nothing for all: the last of them has the word. What concerns all of them ends all.
+      const onlyThisLane = end === "idle" || end === "busy" || end === "limit";
+      if (slice.over === undefined) report.ended = end;
+      if (!onlyThisLane) slice.over ??= end;
+      return;
+    }
+  } catch (error) {
+    slice.over = "failed";
+    throw error;
+  }
+}
+
+/** One claim and its work, or one wait. Returns why the lane must end, or undefined to go on. */
+async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
+  const { ports, options, now, report } = slice;
+  if (options.signal?.aborted) return "stopped";
+  const timeLeft = (options.budgetMs ?? Number.POSITIVE_INFINITY) - (now() - slice.started);
+  if (timeLeft < 0) return "time";
+  const rowsLeft = options.limit
+    ? options.limit - report.done - report.skipped - report.failed - slice.claimed
+    : Number.POSITIVE_INFINITY;
+  if (rowsLeft <= 0) return "limit";
+
+  const maxRows = Math.min(options.batch ?? 100, rowsLeft);
+  slice.claimed += maxRows;
+  try {
+    const claim = await ports.queue.claim({
+      collection: options.collection,
+      version: options.version,
+      maxRows,
+      maxTokens: MOST_TOKENS,
+      leaseSeconds: options.leaseSeconds ?? 120,
+    });
+    if (claim.reason === "paused") {
+      report.error = claim.pause_reason ?? `${claim.space} is paused`;
+      return "paused";
+    }
+    if (claim.reason === "rate") {
+      if (claim.wait_ms <= Math.min(timeLeft, LONGEST_REST_MS)) {
+        await slice.wait(claim.wait_ms, options.signal);
+        return undefined;
+      }
+      report.wait_ms = claim.wait_ms;
+      report.error ??= `${claim.space} waits for its provider's rate limit`;
+      return "rate_limited";
+    }
+    if (claim.resolved) {
+      report.current += claim.resolved.current;
+      report.gone += claim.resolved.gone;
+      report.failed += claim.resolved.failed;
+    }
+    if (claim.reason === "idle" || claim.reason === "busy") return claim.reason;
+    if (claim.reason === "again") return undefined;
+    const stop = await workClaim(slice, leaseOf(claim), claim.jobs);
+    options.onProgress?.(report);
+    return stop;
+  } finally {
+    slice.claimed -= maxRows;
+  }
+}
+
+function emptyReport(): SliceReport {
+  return {
     ended: "idle",
     done: 0,
     current: 0,
@@ -96,55 +205,32 @@ export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}):
     released: 0,
     requests: 0,
     tokens: 0,
+    wait_ms: 0,
     error: null,
   };
-  const end = (why: SliceEnd): SliceReport => {
-    report.ended = why;
-    return report;
-  };
-  const completer = createCompleter(ports.queue, now);
-
-  for (;;) {
-    if (options.signal?.aborted) return end("stopped");
-    if (now() - started > (options.budgetMs ?? Number.POSITIVE_INFINITY)) return end("time");
-    const left = options.limit
-      ? options.limit - report.done - report.skipped - report.failed
-      : Number.POSITIVE_INFINITY;
-    if (left <= 0) return end("limit");
-
-    const claim = await ports.queue.claim({
-      collection: options.collection,
-      version: options.version,
-      maxRows: Math.min(options.batch ?? 100, left),
-      maxTokens: MOST_TOKENS,
-      leaseSeconds: options.leaseSeconds ?? 120,
-    });
-    if (claim.reason === "paused") {
-      report.error = claim.pause_reason ?? `${claim.space} is paused`;
-      return end("paused");
-    }
-    if (claim.resolved) {
-      report.current += claim.resolved.current;
-      report.gone += claim.resolved.gone;
-      report.failed += claim.resolved.failed;
-    }
-    if (claim.reason === "idle" || claim.reason === "busy") return end(claim.reason);
-    if (claim.reason === "work") {
-      const stop = await workClaim(ports, completer, leaseOf(claim), claim.jobs, options.signal, report, now);
-      options.onProgress?.(report);
-      if (stop !== undefined) return end(stop);
-    }
-  }
 }
 
-function leaseOf(claim: Exclude<Claim, { reason: "paused" }>): Lease {
+async function rest(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  if (signal?.aborted) return;
+  await new Promise<void>((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, milliseconds);
+    signal?.addEventListener("abort", end, { once: true });
+  });
+}
+
+function leaseOf(claim: Exclude<Claim, { reason: "paused" | "rate" }>): Lease {
   const { version_id, lease_token, usage_id, space, long_text } = claim;
   if (
     version_id === undefined ||
     lease_token === undefined ||
     space === undefined ||
-    long_text === undefined ||
-    usage_id == null
+    usage_id == null ||
+    long_text === undefined
   ) {
     throw new ReembedError("internal_error", "a claim with jobs came without its lease", "Report a bug.");
   }
@@ -183,28 +269,40 @@ interface ClaimContext {
   readonly signal: AbortSignal | undefined;
   /** Grows with each request, so that the ledger hears of them also when the database fails on the way. */
   readonly sent: Sent[];
+  /** The last answer of the provider that says something about its rate, and when it came. */
+  answered: (Omit<ProviderAnswer, "ageMs"> & { readonly at: number }) | undefined;
+}
+
+function answerNow({ answered, now }: ClaimContext): ProviderAnswer | undefined {
+  if (answered === undefined) return undefined;
+  const { at, ...answer } = answered;
+  return { ...answer, ageMs: now() - at };
 }
 
 /** Embeds and completes one claim, and settles it once, whatever happens. Returns why the slice must end, or undefined to go on. */
 async function workClaim(
-  ports: WorkerPorts,
-  completer: Completer,
+  { ports, completer, options, report, now }: Slice,
   lease: Lease,
   jobs: readonly Job[],
-  signal: AbortSignal | undefined,
-  report: SliceReport,
-  now: () => number,
 ): Promise<SliceEnd | undefined> {
   const { queue } = ports;
+  const context: ClaimContext = {
+    queue,
+    lease,
+    report,
+    now,
+    signal: options.signal,
+    sent: [],
+    answered: undefined,
+  };
   let embedder: Embedder;
   try {
     embedder = ports.embedderFor(lease.space);
   } catch (error) {
-    await giveBack(queue, lease, jobs, 60, []);
+    await giveBack(context, jobs, 60, []);
     throw error;
   }
 
-  const context: ClaimContext = { queue, lease, report, now, signal, sent: [] };
   // Equal texts are sent once; an empty one is never sent.
   const texts = textsOf(jobs);
   const blank = texts.filter(isBlank).flatMap(({ rows }) => rows);
@@ -224,13 +322,15 @@ async function workClaim(
       embedder,
       texts.filter((text) => !isBlank(text)),
     );
-    outcomes = await completer(lease, [...skips, ...answers.results]);
+    outcomes = await completer([...skips, ...answers.results], (results, wait) =>
+      queue.complete(lease, results, { wait }),
+    );
     // Not counted with the released ones: these were paid.
     if (outcomes.busy.length > 0) await queue.release(lease, outcomes.busy, 1);
   } catch (error) {
     // None of the vectors is known to be stored.
     const entries = context.sent.map(({ entry, texts }) => ({ ...entry, stale: texts.length }));
-    await giveBack(queue, lease, jobs, 1, entries);
+    await giveBack(context, jobs, 1, entries);
     throw error;
   }
 
@@ -256,6 +356,7 @@ async function workClaim(
       ...entry,
       stale: texts.filter(({ rows }) => rows.every(({ row_id }) => lost.has(row_id))).length,
     })),
+    answerNow(context),
   );
   if (answers.bug) throw answers.bug.error;
   return answers.stop;
@@ -291,10 +392,11 @@ async function embedTexts(
     };
     const inputs = part.map(({ input }) => input);
     try {
-      const { vectors, usage } = await embedder.embed(inputs, {
+      const { vectors, usage, rate } = await embedder.embed(inputs, {
         purpose: "document",
         ...(signal ? { signal } : {}),
       });
+      context.answered = { refused: false, retryAfterMs: undefined, rate, at: now() };
       note({ state: "settled", outcome: "ok", tokens: usage.tokens }, part);
       results.push(...part.flatMap((text, index) => resultsOf(text, vectors[index] ?? [])));
     } catch (error) {
@@ -365,15 +467,18 @@ async function stopFor(
   context: ClaimContext,
   part: readonly Text[],
   unsent: readonly Text[],
-): Promise<SliceEnd> {
+): Promise<SliceEnd | undefined> {
   const askedSeconds = Math.min((error.retryAfterMs ?? 0) / 1000, LONGEST_DELAY_SECONDS);
   if (error.fault === "aborted") {
     await release(context, [...part, ...unsent], 0);
     return "stopped";
   }
   if (error.class === "rate_limit") {
-    await release(context, [...part, ...unsent], error.retryAfterMs === undefined ? 5 : askedSeconds);
-    return "rate_limited";
+    // The rows are due at once: the space waits, for all its workers, and the next claim says for how long.
+    const { retryAfterMs, rate } = error;
+    context.answered = { refused: true, retryAfterMs, rate, at: context.now() };
+    await release(context, [...part, ...unsent], 0);
+    return undefined;
   }
   if (error.class === "transient") {
     await fail(context, part, error.message, Math.max(backoffSeconds(part), askedSeconds));
@@ -415,15 +520,15 @@ async function fail(
  * others take the jobs then, and the reservation counts as lost.
  */
 async function giveBack(
-  queue: Queue,
-  lease: Lease,
+  context: ClaimContext,
   jobs: readonly Job[],
   delaySeconds: number,
   entries: readonly LedgerEntry[],
 ): Promise<void> {
+  const { queue, lease } = context;
   const rows = jobs.map(({ row_id }) => row_id);
   await queue.release(lease, rows, delaySeconds).catch(() => undefined);
-  await queue.settle(lease, entries).catch(() => undefined);
+  await queue.settle(lease, entries, answerNow(context)).catch(() => undefined);
 }
 
 function textsOf(jobs: readonly Job[]): Text[] {
@@ -442,11 +547,10 @@ const estimateOf = (texts: readonly Text[]): number =>
 
 /** A result for each row of a text; its tokens are written to one of them, since they were paid once. */
 function resultsOf({ rows, truncated }: Text, vector: readonly number[]): Result[] {
-  const printed = printVector(vector);
   return rows.map(({ row_id, hash, tokens }, copy) => ({
     row_id,
     hash,
-    vector: printed,
+    vector,
     skipped: null,
     truncated,
     tokens: copy === 0 ? tokens : 0,
@@ -459,20 +563,18 @@ function backoffSeconds(texts: readonly Text[]): number {
   return Math.min(300, 2 ** attempts) * (0.75 + Math.random() / 2);
 }
 
-/** A vector as pgvector reads it, seven digits a number: as much as a float4 holds. */
-function printVector(vector: readonly number[]): string {
-  return `[${vector.map((value) => Number(value.toPrecision(7))).join(",")}]`;
-}
-
-type Completer = (lease: Lease, results: readonly Result[]) => Promise<Outcomes>;
+type Completer = <Row extends { readonly row_id: string }>(
+  rows: readonly Row[],
+  store: (rows: readonly Row[], wait: boolean) => Promise<Outcomes>,
+) => Promise<Outcomes>;
 
 /**
  * Completes in slices whose size follows the time the last one took; one that the database cancelled is halved and sent again. Then it asks again
  * for the rows that the application held: one a transaction, waiting, holding nothing, in turn. A paid vector is not thrown away lightly.
  */
-function createCompleter(queue: Queue, now: () => number): Completer {
+function createCompleter(now: () => number): Completer {
   let size = 64;
-  return async (lease, results) => {
+  return async (rows, store) => {
     const total: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [], refused: [] };
     const add = (part: Outcomes) => {
       total.done += part.done;
@@ -481,11 +583,11 @@ function createCompleter(queue: Queue, now: () => number): Completer {
       total.gone.push(...part.gone);
       total.refused.push(...part.refused);
     };
-    const held: Result[] = [];
-    for (let at = 0; at < results.length; ) {
-      const slice = results.slice(at, at + size);
+    const held: (typeof rows)[number][] = [];
+    for (let at = 0; at < rows.length; ) {
+      const slice = rows.slice(at, at + size);
       const began = now();
-      const part = await completeUnlessCancelled(queue, lease, slice, false);
+      const part = await unlessCancelled(() => store(slice, false));
       const took = now() - began;
       if (part === undefined && slice.length > 1) {
         size = Math.ceil(slice.length / 2);
@@ -505,13 +607,14 @@ function createCompleter(queue: Queue, now: () => number): Completer {
       }
     }
     const began = now();
-    for (let result = held.shift(); result !== undefined; result = held.shift()) {
+    for (let row = held.shift(); row !== undefined; row = held.shift()) {
+      const waited = row;
       if (now() - began >= LONGEST_WAIT_MS) {
-        total.busy.push(result.row_id);
+        total.busy.push(waited.row_id);
         continue;
       }
-      const part = await completeUnlessCancelled(queue, lease, [result], true);
-      if (part === undefined || part.busy.length > 0) held.push(result);
+      const part = await unlessCancelled(() => store([waited], true));
+      if (part === undefined || part.busy.length > 0) held.push(waited);
       else add(part);
     }
     return total;
@@ -519,14 +622,9 @@ function createCompleter(queue: Queue, now: () => number): Completer {
 }
 
 /** The outcomes, or undefined where the database gave the call up and changed nothing. */
-async function completeUnlessCancelled(
-  queue: Queue,
-  lease: Lease,
-  results: readonly Result[],
-  wait: boolean,
-): Promise<Outcomes | undefined> {
+async function unlessCancelled(call: () => Promise<Outcomes>): Promise<Outcomes | undefined> {
   try {
-    return await queue.complete(lease, results, { wait });
+    return await call();
   } catch (error) {
     if (error instanceof ReembedError && (error.code === "busy" || error.code === "database_timeout")) return;
     throw error;

@@ -3,6 +3,7 @@ import OpenAI, { APIError } from "openai";
 import { z } from "zod";
 import { type Embedded, type Embedder, makeEmbedder, type Space } from "../embedder.ts";
 import { faultOfAnswer, ProviderError, retryAfterMs, safeProse } from "../provider-error.ts";
+import { readProviderRate } from "../provider-rate.ts";
 import { estimateTokens } from "../tokens.ts";
 
 export const OPENAI_BASE_URL = "https://api.openai.com/v1";
@@ -52,7 +53,8 @@ export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
     const deadline = AbortSignal.timeout(timeoutMs);
     const exchange = { space, apiKey, texts, timeoutMs, signal, deadline };
     const { response, body } = await send(client, exchange);
-    return readAnswer(exchange, body, response.headers.get("x-request-id") ?? undefined);
+    const embedded = readAnswer(exchange, body, response.headers.get("x-request-id") ?? undefined);
+    return { ...embedded, rate: readProviderRate(response.headers) };
   });
 }
 
@@ -141,6 +143,7 @@ function refusal(status: number, error: APIError, { space, apiKey, texts }: Exch
       status,
       requestId: error.requestID ?? undefined,
       retryAfterMs: waits ? retryAfterMs(headers) : undefined,
+      rate: readProviderRate(headers),
       requestTooLarge:
         fault === "request_too_large" || (fault === "rate_limited" && exceedsAMinute(headers, texts)),
     },
