@@ -38,6 +38,7 @@ const ENDS: Readonly<Record<WorkOffEnd, { says: string; failed: boolean }>> = {
   limit: { says: "the limit is reached: run it again to go on", failed: false },
   stopped: { says: "stopped: run it again to go on", failed: true },
   paused: { says: "the space is paused", failed: true },
+  budget: { says: "a budget is spent: raise it or run it again when it renews", failed: true },
   rate_limited: { says: "the provider's rate limit leaves nothing: run it again later", failed: true },
   provider_failed: { says: "the provider keeps failing: run it again later", failed: true },
   busy: { says: "other workers or long transactions hold the rest: run it again later", failed: true },
@@ -185,7 +186,7 @@ async function summarize(db: Database, run: Run, out: Output): Promise<void> {
   if (failed) process.exitCode = 1;
 
   out.say(
-    `${totals.done} rows embedded, ${totals.current} were current, ${totals.skipped} skipped, ${row.failed} failed, ${row.pending} pending`,
+    `${totals.done} rows embedded, ${totals.copied > 0 ? `${totals.copied} copied from rows of the same text, ` : ""}${totals.current} were current, ${totals.skipped} skipped, ${row.failed} failed, ${row.pending} pending`,
   );
   out.say(
     `${totals.requests} requests, ${spent.tokens} tokens, ${dollars(spent.costUsd)}, ${seconds.toFixed(1)} s`,
@@ -194,6 +195,11 @@ async function summarize(db: Database, run: Run, out: Output): Promise<void> {
   if (ended === "paused") {
     out.note(`error: ${error ?? "the space is paused"}`);
     out.note(`hint: Mend the cause, then run in SQL: select reembed.resume_space('${version.space.id}');`);
+  } else if (ended === "budget") {
+    out.note(`error: ${error ?? ENDS.budget.says}`);
+    out.note(
+      "hint: Run this again when it renews, or raise it in SQL: select reembed.set_budget('<scope>', '<period>', <dollars>);",
+    );
   } else if (row.failed > 0) {
     out.note(`error: ${row.failed} rows failed${error === null ? "" : `: ${error}`}`);
     out.note(`hint: reembed status shows the reasons; mend them, then run reembed retry and this again.`);

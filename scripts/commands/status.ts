@@ -1,6 +1,7 @@
 /** `reembed status`: where each version stands, what is left, what failed and why, what was spent. */
 import type { Command } from "commander";
 import { z } from "zod";
+import { budgetState, describeBudget } from "../../supabase/functions/_shared/budget.ts";
 import { withDatabase } from "../lib/database.ts";
 import { type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, dollars, duration, type Output, percent, table } from "../lib/output.ts";
@@ -37,6 +38,7 @@ const statusAnswer = z.object({
       versions: z.array(versionStatus),
     }),
   ),
+  budgets: z.array(budgetState),
   queries: z.object({
     requests: z.number(),
     tokens: z.number(),
@@ -80,7 +82,7 @@ const HEADINGS = [
   "cost",
 ];
 
-function print({ collections, queries }: Status, out: Output): void {
+function print({ collections, budgets, queries }: Status, out: Output): void {
   if (collections.length === 0) out.say("No collection is registered yet.");
   for (const collection of collections) {
     const rows = `${collection.rows_estimated ? "about " : ""}${collection.rows} rows`;
@@ -88,6 +90,9 @@ function print({ collections, queries }: Status, out: Output): void {
     for (const line of table(HEADINGS, collection.versions.map(cells))) out.say(`  ${line}`);
     for (const line of collection.versions.flatMap(remarks)) out.say(`  ${line}`);
     out.say("");
+  }
+  for (const budget of budgets) {
+    out.say(`${describeBudget(budget)}${budget.exhausted ? "; nothing more is bought until then" : ""}`);
   }
   out.say(
     `queries: ${queries.requests} embedded, ${queries.tokens} tokens, ${dollars(queries.cost_usd)}; ${queries.cached} cached, which answered ${queries.hits} more`,

@@ -106,7 +106,10 @@ async function oneSlice(
   add(totals, report);
   say(name, report.error === null ? null : `${name}: ${report.error}`);
   if (counted(report) > 0)
-    say(null, `${name}: ${report.done} embedded, ${report.skipped} skipped, ${report.failed} failed`);
+    say(
+      null,
+      `${name}: ${report.done} embedded, ${report.copied} copied, ${report.skipped} skipped, ${report.failed} failed`,
+    );
   return report.ended === "time";
 }
 

@@ -26,7 +26,7 @@ export interface WorkOffPorts {
 export type Totals = Omit<SliceReport, "ended" | "error" | "wait_ms">;
 
 /**
- * Why the run ended: all is done, its limit is reached, somebody stopped it, the space is paused, or, after long patience, the provider
+ * Why the run ended: all is done, its limit is reached, somebody stopped it, the space is paused, a budget is spent, or, after long patience, the provider
  * still asks to wait or fails, or others still hold the rows.
  */
 export type WorkOffEnd =
@@ -34,6 +34,7 @@ export type WorkOffEnd =
   | "limit"
   | "stopped"
   | "paused"
+  | "budget"
   | "rate_limited"
   | "provider_failed"
   | "busy";
@@ -83,6 +84,8 @@ export async function workOff(
     if (report.ended === "stopped" || report.ended === "paused" || report.ended === "limit")
       return end(report.ended);
     if (facts.pending === 0) return end("done");
+    // What this slice had reserved beyond its cost is free again: only one that could buy nothing at all has the last word.
+    if (report.ended === "budget" && report.requests === 0) return end("budget");
 
     const patience = PATIENCE_MS - (ports.now() - lastProgress);
     let wait = 0;
@@ -91,7 +94,7 @@ export async function workOff(
     } else if (report.ended === "provider_failed") {
       failures += 1;
       wait = Math.min(LONGEST_BACKOFF_MS, 500 * 2 ** failures);
-    } else if (report.ended !== "time") {
+    } else if (report.ended !== "time" && report.ended !== "budget") {
       wait = Math.min(Math.max(facts.dueInMs ?? 0, LOOK_AGAIN_MS.least), LOOK_AGAIN_MS.most);
     }
     if (wait > patience)
@@ -102,13 +105,19 @@ export async function workOff(
 }
 
 /** The rows that a limit counts: those that were sent, or settled without being sent. */
-export function counted({ done, skipped, failed }: Pick<Totals, "done" | "skipped" | "failed">): number {
-  return done + skipped + failed;
+export function counted({
+  done,
+  copied,
+  skipped,
+  failed,
+}: Pick<Totals, "done" | "copied" | "skipped" | "failed">): number {
+  return done + copied + skipped + failed;
 }
 
 export function noTotals(): Totals {
   return {
     done: 0,
+    copied: 0,
     current: 0,
     skipped: 0,
     stale: 0,

@@ -15,6 +15,7 @@ create table reembed.usage (
   at timestamptz not null default clock_timestamp(),
   space_id text not null references reembed.spaces (id),
   version_id int,
+  is_move boolean not null default false,
   purpose text not null check (purpose in ('document', 'query')),
   state text not null check (state in ('reserved', 'settled', 'lost')),
   outcome text,
@@ -28,6 +29,7 @@ create table reembed.usage (
 );
 comment on table reembed.usage is
   'The ledger: a row a provider request. Reserved in the claim with an estimate, then settled with the provider''s own count; lost when the answer never came back.';
+comment on column reembed.usage.is_move is 'Bought for a version that was not ready yet: it counts against the budgets of the move.';
 comment on column reembed.usage.stale is 'How many inputs were paid and not stored, because their text changed, their row went or their lease was taken meanwhile.';
 create index usage_reserved_idx on reembed.usage (space_id, lease_until) where state = 'reserved';
 create index usage_version_idx on reembed.usage (version_id, at);
@@ -100,6 +102,10 @@ declare
   rows_given text[] := array[]::text[];
   hashes_given bytea[] := array[]::bytea[];
   in_flight bytea[];
+  copyable bytea[];
+  copies_given jsonb[] := array[]::jsonb[];
+  wanted int;
+  budget jsonb;
   current_rows text[] := array[]::text[];
   gone_rows text[] := array[]::text[];
   deferred_rows text[] := array[]::text[];
@@ -136,6 +142,7 @@ begin
        and (claim.collection is null or x.collection_id = c.id)
        and (claim.version is null or x.number = claim.version)
        and (sp.paused_until is null or sp.paused_until <= clock_timestamp())
+       and reembed.out_of_budget(x) is null
      order by due.priority, due.run_at
   loop
     select * into strict c from reembed.collections x where x.id = v.collection_id;
@@ -192,9 +199,16 @@ begin
        and (claim.collection is null or x.collection_id = c.id) and (claim.version is null or x.number = claim.version)
        and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null)
      limit 1;
-    return case when found
-      then jsonb_build_object('reason', 'paused', 'space', s.id, 'pause_reason', s.pause_reason, 'paused_until', s.paused_until, 'jobs', '[]'::jsonb)
-      else jsonb_build_object('reason', 'idle', 'jobs', '[]'::jsonb) end;
+    if found then
+      return jsonb_build_object('reason', 'paused', 'space', s.id, 'pause_reason', s.pause_reason, 'paused_until', s.paused_until, 'jobs', '[]'::jsonb);
+    end if;
+    select reembed.out_of_budget(x) into budget from reembed.versions x
+     where x.maintained and (claim.collection is null or x.collection_id = c.id) and (claim.version is null or x.number = claim.version)
+       and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null and j.run_at <= clock_timestamp())
+       and reembed.out_of_budget(x) is not null
+     limit 1;
+    return case when budget is not null then jsonb_build_object('reason', 'budget', 'budget', budget, 'jobs', '[]'::jsonb)
+                else jsonb_build_object('reason', 'idle', 'jobs', '[]'::jsonb) end;
   end if;
   deadline := clock_timestamp() + make_interval(secs => lease_seconds);
 
@@ -255,7 +269,18 @@ begin
     end;
   end loop;
 
-  -- A text that another live lease of this space is buying is left for a second.
+  -- A text that has a stored vector in this version is not bought again.
+  copyable := reembed.copyable_hashes(v, hashes_given);
+  if cardinality(copyable) > 0 then
+    select coalesce(array_agg(jsonb_build_object('row_id', g.row_id, 'hash', g.job -> 'hash') order by g.n) filter (where g.hash = any (copyable)), '{}'),
+           coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (copyable)), '{}'),
+           coalesce(array_agg(g.row_id order by g.n) filter (where g.hash <> all (copyable)), '{}'),
+           coalesce(array_agg(g.hash order by g.n) filter (where g.hash <> all (copyable)), '{}')
+      into copies_given, jobs_given, rows_given, hashes_given
+      from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
+  end if;
+
+  -- A text that another live lease of this space is buying is left for a second: then it is current elsewhere, and copied.
   select coalesce(array_agg(distinct o.lease_hash), '{}') into in_flight
     from reembed.jobs o
    where o.lease_hash = any (hashes_given) and o.lease_until > clock_timestamp()
@@ -280,33 +305,52 @@ begin
   end if;
 
   delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
+  wanted := cardinality(jobs_given);
+  jobs_given := reembed.reserve_jobs(v, s, jobs_given);
+  if jobs_given is null then
+    is_contended := true;
+    jobs_given := '{}';
+  elsif wanted > 0 and cardinality(jobs_given) = 0 then
+    budget := reembed.out_of_budget(v);
+  end if;
+  -- No hash for a copy: nothing is bought that another claim would have to wait for.
+  update reembed.jobs j set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = null, attempts = j.attempts + 1
+    from unnest(copies_given) g(copied)
+   where j.version_id = v.id and j.row_id = g.copied ->> 'row_id';
   update reembed.jobs j
      set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = decode(g.job ->> 'hash', 'hex'), attempts = j.attempts + 1
     from unnest(jobs_given) g(job)
    where j.version_id = v.id and j.row_id = g.job ->> 'row_id';
-  if refusal is not null and cardinality(current_rows) + cardinality(gone_rows) + gave_up = 0 then
+  if refusal is not null and cardinality(copies_given) + cardinality(current_rows) + cardinality(gone_rows) + gave_up = 0 then
     return refusal;
   end if;
   if cardinality(jobs_given) > 0 then
-    insert into reembed.usage (space_id, version_id, purpose, state, inputs, tokens, cost_usd, lease_token, lease_until)
-    values (s.id, v.id, 'document', 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * s.price_per_mtok / 1000000, token, deadline)
+    select sum((g.job ->> 'tokens')::bigint) into tokens_sum from unnest(jobs_given) g(job);
+    insert into reembed.usage (space_id, version_id, is_move, purpose, state, inputs, tokens, cost_usd, lease_token, lease_until)
+    values (s.id, v.id, reembed.is_moving(v), 'document', 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * s.price_per_mtok / 1000000, token, deadline)
     returning id into usage_id;
   end if;
   return jsonb_build_object(
-    'reason', case when cardinality(jobs_given) > 0 then 'work'
+    'reason', case when cardinality(jobs_given) + cardinality(copies_given) > 0 then 'work'
                    when cardinality(current_rows) + cardinality(gone_rows) + gave_up > 0 then 'again'
-                   when cardinality(deferred_rows) > 0 then 'busy'
+                   -- The next claim leaves this version out: another one may be free, or have a budget of its own.
+                   when budget is not null and claim.version is null and exists (
+                     select from reembed.versions x
+                      where x.id <> v.id and x.maintained and (claim.collection is null or x.collection_id = c.id) and reembed.out_of_budget(x) is null
+                        and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null and j.run_at <= clock_timestamp())) then 'again'
+                   when budget is not null then 'budget'
+                   when cardinality(deferred_rows) > 0 or is_contended then 'busy'
                    else 'idle' end,
     'collection', c.name, 'version', v.number, 'version_id', v.id, 'lease_token', token, 'lease_until', deadline, 'usage_id', usage_id,
     'space', jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
                                 'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens),
     'long_text', c.long_text,
     'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', cardinality(deferred_rows)),
-    'jobs', to_jsonb(jobs_given));
+    'budget', budget, 'copies', to_jsonb(copies_given), 'jobs', to_jsonb(jobs_given));
 end
 $$;
 comment on function reembed.claim(text, int, int, int, int) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, jobs: [{ row_id, input, hash, tokens, attempts }] }. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. RE004, RE005, RE006 on bad arguments.';
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.refuse_vectors(space_id text) returns void
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -612,6 +656,7 @@ create function reembed.settle(usage_id bigint, requests jsonb, answer jsonb def
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   reservation reembed.usage;
+  cost numeric;
 begin
   if answer is not null then
     -- The space's row first, as in a claim: whoever waits for it holds nothing yet.
@@ -621,8 +666,8 @@ begin
   if not found then
     raise exception using errcode = 'RE004', message = format('usage_id %s is not an open reservation', coalesce(usage_id::text, 'null')), hint = 'Settle each claim once.';
   end if;
-  insert into reembed.usage (space_id, version_id, purpose, state, outcome, inputs, stale, tokens, cost_usd, latency_ms)
-  select reservation.space_id, reservation.version_id, reservation.purpose, q.state, q.outcome, q.inputs, q.stale, q.tokens,
+  insert into reembed.usage (space_id, version_id, is_move, purpose, state, outcome, inputs, stale, tokens, cost_usd, latency_ms)
+  select reservation.space_id, reservation.version_id, reservation.is_move, reservation.purpose, q.state, q.outcome, q.inputs, q.stale, q.tokens,
          q.tokens * s.price_per_mtok / 1000000, q.latency_ms
     from jsonb_to_recordset(requests) q(state text, outcome text, inputs int, stale int, tokens bigint, latency_ms int)
     join reembed.spaces s on s.id = reservation.space_id;
@@ -630,10 +675,12 @@ begin
     perform reembed.note_answer(reservation.space_id, reservation.at, answer);
   end if;
   -- Budgets last: whoever holds one waits for nothing any more.
-  if reservation.purpose = 'query' then
-    perform reembed.spend(array['all', 'queries'], reservation.at, reservation.cost_usd,
-      (select coalesce(sum(q.tokens), 0) from jsonb_to_recordset(requests) q(tokens bigint))
-      * (select s.price_per_mtok from reembed.spaces s where s.id = reservation.space_id) / 1000000);
+  select coalesce(sum(q.tokens), 0) * s.price_per_mtok / 1000000 into cost
+    from reembed.spaces s left join jsonb_to_recordset(requests) q(tokens bigint) on true where s.id = reservation.space_id group by s.price_per_mtok;
+  if reservation.cost_usd > 0 or cost > 0 then
+    perform reembed.spend(case when reservation.purpose = 'query' then array['all', 'queries']
+                               else array['all', (select c.name from reembed.versions v join reembed.collections c on c.id = v.collection_id where v.id = reservation.version_id)] end,
+                          reservation.at, reservation.cost_usd, cost, reservation.is_move);
   end if;
 end
 $$;

@@ -9,14 +9,16 @@ create index records_content_idx on reembed.records (version_id, content_hash) w
 
 create function reembed.donor_of(v reembed.versions, hash text) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select format('(select %s as vector, r.truncated from reembed.records r, %s
-                   where r.version_id = %s and r.content_hash = %s and r.space_id = %L and r.skipped is null and %s is not null and %s%s limit 1)',
-                reembed.vector_of(v), reembed.rows_of(v), v.id, hash, v.space_id, reembed.vector_of(v),
-                reembed.key_match(c, c.key_columns, 't', 'r.row_id'), case when c.long_text = 'fail' then ' and not r.truncated' else '' end)
+  -- A row with a job proves nothing: where rows exchanged keys in one statement, its record tells of another row's vector.
+  select format('(select %1$s as vector, r.truncated from reembed.records r, %2$s
+                   where r.version_id = %3$s and r.content_hash = %4$s and r.skipped is null and %5$s and %6$s
+                     and case when exists (select from reembed.jobs j where j.version_id = %3$s and j.row_id = r.row_id) then false else %7$s end limit 1)',
+                reembed.vector_of(v), reembed.rows_of(v), v.id, hash, reembed.key_match(c, c.key_columns, 't', 'r.row_id'),
+                case when c.long_text = 'fail' then 'not r.truncated' else 'true' end, reembed.current_condition(v, reembed.input_hash(v, 't')))
   from reembed.collections c where c.id = v.collection_id
 $$;
 comment on function reembed.donor_of(reembed.versions, text) is
-  'SQL text of a FROM item: a stored vector of the text with the hash in the SQL expression `hash`. Record and vector change together, so what one statement reads of both belongs together, whatever becomes of their row.';
+  'SQL text of a FROM item: the stored vector of a current row whose text has the hash in the SQL expression `hash`. Record and vector change together, so what one statement reads of both belongs together, whatever becomes of the row.';
 
 create function reembed.copyable_hashes(v reembed.versions, hashes bytea[]) returns bytea[]
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -26,6 +28,9 @@ begin
   execute format('select coalesce(array_agg(u.hash), ''{}'') from (select distinct h as hash from unnest($1) h) u where exists %s', reembed.donor_of(v, 'u.hash'))
     into copyable using hashes;
   return copyable;
+exception when others then
+  -- A stored row's text cannot be read any more: a change that fired no trigger. What cannot be copied is bought.
+  return array[]::bytea[];
 end
 $$;
 comment on function reembed.copyable_hashes(reembed.versions, bytea[]) is 'Those of the hashes whose text has a stored vector in the version.';
@@ -56,8 +61,11 @@ begin
            join (select u.hash, x.* from (select distinct h as hash from unnest($2) h) u cross join lateral %s x) d on d.hash = g.hash',
         reembed.donor_of(v, 'decode(u.hash, ''hex'')'))
       into found_ids, found_hashes, found_vectors, found_truncated using row_ids, hashes;
-  exception when lock_not_available then
-    return reembed.outcomes(0, '{}', '{}', '{}', row_ids, '{}') || jsonb_build_object('missing', '[]'::jsonb);
+  exception
+    when lock_not_available then
+      return reembed.outcomes(0, '{}', '{}', '{}', row_ids, '{}') || jsonb_build_object('missing', '[]'::jsonb);
+    when others then
+      return reembed.outcomes(0, '{}', '{}', '{}', '{}', '{}') || jsonb_build_object('missing', to_jsonb(row_ids));
   end;
   return reembed.complete(version_id, space_id, lease_token, found_ids, found_hashes, found_vectors, array_fill(0, array[cardinality(found_ids)]),
                           wait => copy.wait, truncated => found_truncated)

@@ -269,12 +269,13 @@ begin
       'collection', c.name, 'table', c.source_table::text, 'rows', coalesce(row_total, 0), 'rows_estimated', is_estimate, 'versions', version_list);
   end loop;
   return jsonb_build_object('collections', collection_list,
+    'budgets', (select coalesce(jsonb_agg(reembed.budget_state(b) order by b.scope, b.period), '[]') from reembed.budgets b),
     'queries', (select jsonb_build_object('requests', count(*), 'tokens', coalesce(sum(y.tokens), 0), 'cost_usd', coalesce(sum(y.cost_usd), 0))
                   from reembed.usage y where y.purpose = 'query')
             || (select jsonb_build_object('cached', count(*), 'hits', coalesce(sum(q.hits), 0)) from reembed.query_cache q));
 end
 $$;
 comment on function reembed.status() is
-  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current, coverage, pending, leased, failed, oldest_seconds, reasons: [{ error, rows }], tokens, cost_usd, tokens_reserved, cost_usd_reserved, paused, paused_until }] }], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached } }. current: rows with a record and no job. One pass over jobs and records; above ten thousand rows their number is the planner''s estimate.';
+  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current, coverage, pending, leased, failed, oldest_seconds, reasons: [{ error, rows }], tokens, cost_usd, tokens_reserved, cost_usd_reserved, paused, paused_until }] }], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached } }. current: rows with a record and no job. One pass over jobs and records; above ten thousand rows their number is the planner''s estimate.';
 
 revoke execute on all functions in schema reembed from public;

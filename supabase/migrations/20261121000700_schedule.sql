@@ -110,6 +110,7 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp as 
   select exists (
     select from reembed.versions v join reembed.spaces s on s.id = v.space_id
      where v.maintained and reembed.is_intact(v) and (s.paused_until is null or s.paused_until <= clock_timestamp())
+       and reembed.out_of_budget(v) is null
        and exists (select from reembed.jobs j where j.version_id = v.id and j.failed_at is null and j.run_at <= clock_timestamp()))
 $$;
 comment on function reembed.work_is_due() is 'Whether a claim would find a job now.';

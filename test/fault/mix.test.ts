@@ -33,6 +33,7 @@ describePostgres("the concurrent mix", () => {
         console.log(`mix, vectors ${placement}, seed ${seed}: ${JSON.stringify(report)}`);
         expect({ breaches: report.breaches, faults: report.faults }).toEqual({ breaches: [], faults: [] });
         expect(report.outcomes.done).toBeGreaterThan(0);
+        expect(report.outcomes.copied).toBeGreaterThan(0);
 
         expect(await violations(client)).toEqual([]);
         await forgiveFailures(client, collection);

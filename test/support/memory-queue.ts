@@ -9,6 +9,7 @@ import type { LongTextPolicy } from "../../supabase/functions/_shared/long-text.
 import type {
   Claim,
   ClaimOptions,
+  Hold,
   Job,
   Lease,
   LedgerEntry,
@@ -157,6 +158,11 @@ export class MemoryQueue implements Queue {
     return outcomes;
   }
 
+  /** Nothing here is claimed as a copy: what may be one only the database knows. */
+  async copy(): Promise<never> {
+    throw new Error("no claim of this queue has copies");
+  }
+
   async fail(lease: Lease, rowIds: readonly string[], error: string, retrySeconds: number | null) {
     this.#fail("fail");
     const counts = { failed: 0, retried: 0 };
@@ -168,7 +174,7 @@ export class MemoryQueue implements Queue {
     return counts;
   }
 
-  async release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<number> {
+  async release(lease: Hold, rowIds: readonly string[], delaySeconds: number): Promise<number> {
     this.#fail("release");
     if (delaySeconds < 0 || delaySeconds > 86_400)
       throw new ReembedError("invalid_request", "delay_seconds is out of range", "");
@@ -203,7 +209,7 @@ export class MemoryQueue implements Queue {
     this.paused = reason;
   }
 
-  #held({ lease_token }: Lease, id: string): StoredJob | undefined {
+  #held({ lease_token }: Hold, id: string): StoredJob | undefined {
     const job = this.jobs.get(id);
     return job?.token === lease_token ? job : undefined;
   }

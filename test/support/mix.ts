@@ -15,7 +15,7 @@ import {
 } from "./collection.ts";
 import { Random } from "./random.ts";
 import type { Session, Sessions } from "./sessions.ts";
-import { type Claim, claim, complete, fail, type Outcomes, release } from "./worker.ts";
+import { type Claim, claim, complete, copy, fail, type Outcomes, release } from "./worker.ts";
 
 const APPS = 7;
 const WORKERS = 4;
@@ -40,7 +40,8 @@ export interface MixReport {
   readonly retried: number;
   readonly appDeadlocks: number;
   readonly claims: number;
-  readonly outcomes: Record<keyof Outcomes, number>;
+  /** `copied` of those done. */
+  readonly outcomes: Record<keyof Outcomes | "copied", number>;
   readonly snapshots: number;
   /** Each breach of law 1 or 2 that a snapshot showed. Must be empty. */
   readonly breaches: unknown[];
@@ -79,7 +80,7 @@ class Mix {
   readonly #ourPids = new Set<string>();
   readonly #breaches: unknown[] = [];
   readonly #faults: string[] = [];
-  readonly #outcomes = { done: 0, stale: 0, lost_lease: 0, gone: 0, busy: 0, refused: 0 };
+  readonly #outcomes = { done: 0, stale: 0, lost_lease: 0, gone: 0, busy: 0, refused: 0, copied: 0 };
   #committed = 0;
   #retried = 0;
   #appDeadlocks = 0;
@@ -247,7 +248,7 @@ class Mix {
           leaseSeconds: random.between(1, 60),
         });
         this.#claims++;
-        if (lease.jobs.length > 0) await this.#dealWith(client, lease, late, random);
+        if (lease.reason === "work") await this.#dealWith(client, lease, late, random);
         const overdue = random.chance(0.5) ? late.shift() : undefined;
         if (overdue !== undefined) await this.#complete(client, overdue);
       }
@@ -281,6 +282,15 @@ class Mix {
     for (const job of lease.jobs.filter(({ row_id }) => outcomes.busy.includes(row_id))) {
       this.#count(await complete(client, lease, { jobs: [job], wait: true }));
     }
+    if (!lease.copies?.length) return;
+    const copied = await copy(client, lease);
+    this.#count(copied);
+    this.#outcomes.copied += copied.done;
+    for (const job of lease.copies.filter(({ row_id }) => copied.busy.includes(row_id))) {
+      this.#count(await copy(client, lease, { copies: [job], wait: true }));
+    }
+    // Whose donor is gone is bought by another claim.
+    await release(client, lease);
   }
 
   #count(outcomes: Outcomes): void {

@@ -10,13 +10,15 @@ export interface ClaimedJob {
 }
 
 export interface Claim {
-  readonly reason: "work" | "again" | "busy" | "paused" | "idle";
+  readonly reason: "work" | "again" | "busy" | "budget" | "paused" | "idle";
   readonly version_id: number;
   readonly space: { readonly id: string };
   readonly lease_token: string;
   readonly usage_id: string;
   readonly resolved: { current: number; gone: number; failed: number; deferred: number };
   readonly jobs: readonly ClaimedJob[];
+  /** Jobs whose text has a stored vector in the version. */
+  readonly copies?: readonly Pick<ClaimedJob, "row_id" | "hash">[];
 }
 
 export interface Outcomes {
@@ -84,6 +86,27 @@ export async function complete(
   return only(rows).outcomes;
 }
 
+/** Copies what a claim need not buy. `missing`: rows whose text has no stored vector any more. */
+export async function copy(
+  client: ClientBase,
+  lease: Claim,
+  options: { copies?: Claim["copies"]; wait?: boolean } = {},
+): Promise<Outcomes & { readonly missing: readonly string[] }> {
+  const copies = options.copies ?? lease.copies ?? [];
+  const { rows } = await client.query<{ outcomes: Outcomes & { missing: string[] } }>(
+    "select reembed.copy($1, $2, $3, $4, $5, wait => $6) as outcomes",
+    [
+      lease.version_id,
+      lease.space.id,
+      lease.lease_token,
+      copies.map((job) => job.row_id),
+      copies.map((job) => job.hash),
+      options.wait ?? false,
+    ],
+  );
+  return only(rows).outcomes;
+}
+
 export async function release(client: ClientBase, lease: Claim): Promise<number> {
   const { rows } = await client.query<{ released: number }>(`select reembed.release($1, $2) as released`, [
     lease.version_id,
@@ -122,10 +145,9 @@ export async function workOff(client: ClientBase, options: ClaimOptions = {}): P
     // What identical texts or retries put off is due now.
     await client.query(`update reembed.jobs set run_at = now() where run_at > now() and lease_token is null`);
     const lease = await claim(client, options);
-    if (lease.reason === "idle" || lease.reason === "paused") return stored;
-    if (lease.jobs.length === 0) continue;
-    const outcomes = await complete(client, lease);
-    stored += outcomes.done;
+    if (lease.reason === "idle" || lease.reason === "paused" || lease.reason === "budget") return stored;
+    if (lease.copies?.length) stored += (await copy(client, lease)).done;
+    if (lease.jobs.length > 0) stored += (await complete(client, lease)).done;
   }
 }
 

@@ -24,7 +24,7 @@ async function run(steps: readonly Step[], limit = 0, stop = new AbortController
       async slice(left) {
         at += 1;
         limits.push(left);
-        const failing = ["rate_limited", "provider_failed", "paused"].includes(step().ended);
+        const failing = ["rate_limited", "provider_failed", "paused", "budget"].includes(step().ended);
         const slice: SliceReport = {
           ...noTotals(),
           ...step().counts,
@@ -51,6 +51,14 @@ async function run(steps: readonly Step[], limit = 0, stop = new AbortController
 }
 
 describe("working off a version", () => {
+  test("a spent budget ends it, once a slice could buy nothing at all", async () => {
+    const { ended, waits, error } = await run([
+      { ended: "budget", counts: { done: 10, requests: 1 }, pending: 7 },
+      { ended: "budget", counts: { copied: 2 }, pending: 5 },
+    ]);
+    expect({ ended, waits, error }).toEqual({ ended: "budget", waits: [], error: "the provider's words" });
+  });
+
   test("goes on from slice to slice without a wait until nothing is pending", async () => {
     const { ended, totals, waits } = await run([
       { ended: "time", counts: { done: 10, requests: 1, tokens: 50 }, pending: 7 },

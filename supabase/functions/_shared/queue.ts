@@ -1,5 +1,6 @@
 /** The queue as the worker sees it: the protocol's functions, typed. What they guarantee is written where they are: in the SQL. */
 import { z } from "zod";
+import { budgetState } from "./budget.ts";
 import type { Space } from "./embedder.ts";
 import { LONG_TEXT_POLICIES, type LongTextPolicy } from "./long-text.ts";
 import type { ProviderRate } from "./provider-rate.ts";
@@ -27,10 +28,15 @@ const job = z.object({
 });
 export type Job = z.infer<typeof job>;
 
+const copy = z.object({ row_id: z.string(), hash: z.string() });
+/** A leased job whose text has a stored vector in the version: it is copied, not bought. */
+export type Copy = z.infer<typeof copy>;
+
 const claim = z.discriminatedUnion("reason", [
   z.object({
     reason: z.enum(["work", "again", "busy", "idle"]),
     jobs: z.array(job),
+    copies: z.array(copy).optional(),
     collection: z.string().optional(),
     version: z.number().optional(),
     version_id: z.number().optional(),
@@ -43,6 +49,7 @@ const claim = z.discriminatedUnion("reason", [
       .object({ current: z.number(), gone: z.number(), failed: z.number(), deferred: z.number() })
       .optional(),
   }),
+  z.object({ reason: z.literal("budget"), budget: budgetState, jobs: z.array(job).length(0) }),
   z.object({
     reason: z.literal("paused"),
     space: z.string(),
@@ -59,13 +66,18 @@ const claim = z.discriminatedUnion("reason", [
 ]);
 export type Claim = z.infer<typeof claim>;
 
-/** What a claim that has work carries besides its jobs. */
-export interface Lease {
+/** What a claim holds its jobs by. */
+export interface Hold {
   readonly version_id: number;
   readonly lease_token: string;
-  readonly usage_id: number;
   readonly space: Space;
   readonly long_text: LongTextPolicy;
+}
+
+/** What a claim that has jobs to buy carries besides them. */
+export interface Lease extends Hold {
+  /** The reservation of what they cost. */
+  readonly usage_id: number;
 }
 
 export interface ClaimOptions {
@@ -100,6 +112,10 @@ const outcomes = z.object({
 });
 /** What became of the rows of a complete: counted where all is well, named where not. */
 export type Outcomes = z.infer<typeof outcomes>;
+
+const copyOutcomes = outcomes.extend({ missing: z.array(z.string()) });
+/** What became of the rows of a copy; `missing`: their text has no stored vector any more. */
+export type CopyOutcomes = z.infer<typeof copyOutcomes>;
 
 const failed = z.object({ failed: z.number(), retried: z.number() });
 
@@ -142,6 +158,8 @@ export interface Queue {
   claim(options: ClaimOptions): Promise<Claim>;
   /** With `wait`, exactly one row, whose lock is waited for (at most 500 ms). */
   complete(lease: Lease, results: readonly Result[], options?: { wait: boolean }): Promise<Outcomes>;
+  /** Completes with the vectors that the version has for the same texts. `wait` as in complete. */
+  copy(hold: Hold, copies: readonly Copy[], options?: { wait: boolean }): Promise<CopyOutcomes>;
   /** Ends jobs with an error; `retrySeconds` null: for good. */
   fail(
     lease: Lease,
@@ -150,7 +168,7 @@ export interface Queue {
     retrySeconds: number | null,
   ): Promise<z.infer<typeof failed>>;
   /** Gives jobs back without spending an attempt, due again after 0 to 86,400 seconds. Returns how many the lease still held. */
-  release(lease: Lease, rowIds: readonly string[], delaySeconds: number): Promise<number>;
+  release(hold: Hold, rowIds: readonly string[], delaySeconds: number): Promise<number>;
   /** Closes the claim's reservation. `answer` is undefined where no provider answered. */
   settle(lease: Lease, entries: readonly LedgerEntry[], answer: ProviderAnswer | undefined): Promise<void>;
   pauseSpace(spaceId: string, reason: string): Promise<void>;
@@ -183,6 +201,17 @@ export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue
         wait,
       });
       return outcomes.parse(answer);
+    },
+    async copy({ version_id, lease_token, space }, copies, { wait } = { wait: false }) {
+      const answer = await rpc("reembed_copy", {
+        version_id,
+        space_id: space.id,
+        lease_token,
+        row_ids: copies.map(({ row_id }) => row_id),
+        hashes: copies.map(({ hash }) => hash),
+        wait,
+      });
+      return copyOutcomes.parse(answer);
     },
     async fail({ version_id, lease_token }, rowIds, error, retrySeconds) {
       const answer = await rpc("reembed_fail", {

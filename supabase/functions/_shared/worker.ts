@@ -2,11 +2,22 @@
  * The worker: claims jobs, embeds their texts, completes them. The same engine behind both doors, the `backfill` function and the CLI.
  * No transaction is open while a provider answers; what the database decides (whose lease, which text) stays with the database.
  */
+import { describeBudget } from "./budget.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { fittingText, shorterText } from "./long-text.ts";
 import { ProviderError } from "./provider-error.ts";
-import type { Claim, Job, Lease, LedgerEntry, Outcomes, ProviderAnswer, Queue, Result } from "./queue.ts";
+import type {
+  Claim,
+  Hold,
+  Job,
+  Lease,
+  LedgerEntry,
+  Outcomes,
+  ProviderAnswer,
+  Queue,
+  Result,
+} from "./queue.ts";
 
 export interface WorkerPorts {
   readonly queue: Queue;
@@ -36,7 +47,7 @@ export interface SliceOptions {
 
 /**
  * Why a slice ended: nothing is due, its time or its limit is over, somebody stopped it, another lease holds what is due, the space is
- * paused, the space waits for longer than the slice may, or the provider fails for now.
+ * paused, a budget is spent, the space waits for longer than the slice may, or the provider fails for now.
  */
 export type SliceEnd =
   | "idle"
@@ -45,6 +56,7 @@ export type SliceEnd =
   | "stopped"
   | "busy"
   | "paused"
+  | "budget"
   | "rate_limited"
   | "provider_failed";
 
@@ -53,6 +65,8 @@ export interface SliceReport {
   ended: SliceEnd;
   /** Stored with their vectors. */
   done: number;
+  /** Stored with the vector that another row of the same text had, at no cost. */
+  copied: number;
   /** Needed nothing: the stored vector was right already. */
   current: number;
   skipped: number;
@@ -148,7 +162,7 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
   const timeLeft = (options.budgetMs ?? Number.POSITIVE_INFINITY) - (now() - slice.started);
   if (timeLeft < 0) return "time";
   const rowsLeft = options.limit
-    ? options.limit - report.done - report.skipped - report.failed - slice.claimed
+    ? options.limit - report.done - report.copied - report.skipped - report.failed - slice.claimed
     : Number.POSITIVE_INFINITY;
   if (rowsLeft <= 0) return "limit";
 
@@ -166,6 +180,10 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
       report.error = claim.pause_reason ?? `${claim.space} is paused`;
       return "paused";
     }
+    if (claim.reason === "budget") {
+      report.error = describeBudget(claim.budget);
+      return "budget";
+    }
     if (claim.reason === "rate") {
       if (claim.wait_ms <= Math.min(timeLeft, LONGEST_REST_MS)) {
         await slice.wait(claim.wait_ms, options.signal);
@@ -182,7 +200,8 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
     }
     if (claim.reason === "idle" || claim.reason === "busy") return claim.reason;
     if (claim.reason === "again") return undefined;
-    const stop = await workClaim(slice, leaseOf(claim), claim.jobs);
+    await copyClaim(slice, claim);
+    const stop = claim.jobs.length > 0 ? await workClaim(slice, leaseOf(claim), claim.jobs) : undefined;
     options.onProgress?.(report);
     return stop;
   } finally {
@@ -194,6 +213,7 @@ function emptyReport(): SliceReport {
   return {
     ended: "idle",
     done: 0,
+    copied: 0,
     current: 0,
     skipped: 0,
     stale: 0,
@@ -223,18 +243,63 @@ async function rest(milliseconds: number, signal: AbortSignal | undefined): Prom
   });
 }
 
-function leaseOf(claim: Exclude<Claim, { reason: "paused" | "rate" }>): Lease {
-  const { version_id, lease_token, usage_id, space, long_text } = claim;
+type Work = Extract<Claim, { reason: "work" | "again" | "busy" | "idle" }>;
+
+function holdOf({ version_id, lease_token, space, long_text }: Work): Hold {
   if (
     version_id === undefined ||
     lease_token === undefined ||
     space === undefined ||
-    usage_id == null ||
     long_text === undefined
   ) {
     throw new ReembedError("internal_error", "a claim with jobs came without its lease", "Report a bug.");
   }
-  return { version_id, lease_token, usage_id, space, long_text };
+  return { version_id, lease_token, space, long_text };
+}
+
+function leaseOf(claim: Work): Lease {
+  if (claim.usage_id == null) {
+    throw new ReembedError(
+      "internal_error",
+      "a claim with jobs came without its reservation",
+      "Report a bug.",
+    );
+  }
+  return { ...holdOf(claim), usage_id: claim.usage_id };
+}
+
+/**
+ * Copies what a claim need not buy. A row that the application holds all the time is given back, and so is one whose text has no
+ * stored vector any more: the next claim buys it.
+ */
+async function copyClaim({ ports, completer, report }: Slice, claim: Work): Promise<void> {
+  if (claim.copies === undefined || claim.copies.length === 0) return;
+  const { queue } = ports;
+  const hold = holdOf(claim);
+  const missing: string[] = [];
+  try {
+    const outcomes = await completer(claim.copies, async (copies, wait) => {
+      const part = await queue.copy(hold, copies, { wait });
+      missing.push(...part.missing);
+      return part;
+    });
+    report.copied += outcomes.done;
+    report.stale += outcomes.stale.length;
+    report.lost_lease += outcomes.lost_lease.length;
+    report.gone += outcomes.gone.length;
+    report.failed += outcomes.refused.length;
+    for (const [rows, delaySeconds] of [
+      [outcomes.busy, 1],
+      [missing, 0],
+    ] as const) {
+      if (rows.length > 0) report.released += await queue.release(hold, rows, delaySeconds);
+    }
+  } catch (error) {
+    const rows = [...claim.copies, ...claim.jobs].map(({ row_id }) => row_id);
+    await queue.release(hold, rows, 1).catch(() => undefined);
+    if (claim.jobs.length > 0) await queue.settle(leaseOf(claim), [], undefined).catch(() => undefined);
+    throw error;
+  }
 }
 
 /** A text of a claim and the rows that have it. */
