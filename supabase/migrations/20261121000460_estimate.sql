@@ -24,15 +24,16 @@ begin
   if chunk_end is null then
     return jsonb_build_object('rows', 0, 'current', 0, 'copies', 0, 'texts', '[]'::jsonb, 'last', null);
   end if;
+  -- Each record by its own look into the index (`limit 1`): a join, or `exists`, may be planned as one hash of all records, on every page.
   execute format(
       'with page as materialized (
          select coalesce(%1$s(t.*), '''') as text, %2$s as hash, %3$s as is_current
-           from %4$s left join reembed.records r on r.version_id = $1 and r.row_id = %5$s
+           from %4$s left join lateral (select x.* from reembed.records x where x.version_id = $1 and x.row_id = %5$s limit 1) r on true
           where %6$s and %7$s),
        missing as materialized (
-         select p.text, p.hash, not $4 and exists (
-                  select from reembed.records d
-                   where d.version_id = $1 and d.content_hash = p.hash and d.space_id = $8 and d.skipped is null) as is_copy
+         select p.text, p.hash, not $4 and coalesce((
+                  select true from reembed.records d
+                   where d.version_id = $1 and d.content_hash = p.hash and d.space_id = $8 and d.skipped is null limit 1), false) as is_copy
            from page p where not p.is_current)
        select jsonb_build_object(
          ''rows'', (select count(*) from page),

@@ -649,6 +649,10 @@ test("on the embedded database, while its stack runs", async () => {
     const pages = join(folder, "few pages");
     await cp(join(COURSE, "09-conflict.html"), join(pages, "09-conflict.html"));
     expect((await runJson(["ingest", pages, "--base-url", BASE_URL], env)).code).toBe(0);
+    expect(await runJson(["estimate", "--version", "2"], env)).toMatchObject({
+      code: 0,
+      answer: { current: 0, counted: "estimated", texts: expect.any(Number), cost_usd: 0 },
+    });
     expect(await runJson(["backfill", "--version", "1"], env)).toMatchObject({
       code: 0,
       answer: { state: "ready", pending: 0 },
