@@ -32,9 +32,8 @@ export function fittingText(space: Limits, text: string): string {
  */
 export function shorterText(space: Limits, text: string): string | undefined {
   const prefix = bytesOf(space.document_prefix);
-  const bytes = prefix + bytesOf(text);
-  if (bytes <= space.max_input_tokens) return undefined;
-  const shorter = firstBytes(text, Math.max(Math.floor(bytes / 2), space.max_input_tokens) - prefix);
+  const half = Math.floor((prefix + bytesOf(text)) / 2);
+  const shorter = firstBytes(text, Math.max(half, space.max_input_tokens) - prefix);
   return shorter.length < text.length ? shorter : undefined;
 }
 
