@@ -808,6 +808,48 @@ describePostgres("the protocol", () => {
     });
   });
 
+  describe("8. budgets", () => {
+    /** Two reservations of seven dollars at once, of a budget of ten: how many were granted, and what the budget knows of. */
+    async function twoAtOnce(): Promise<{ granted: number; reserved: number }> {
+      await app.client.query("delete from reembed.budgets");
+      await app.client.query("select reembed.set_budget('all', 'day', 10)");
+      const reserve = async ({ client }: Session) =>
+        (await client.query<{ refused: unknown }>("select reembed.reserve('{all}', 7) as refused")).rows[0]
+          ?.refused;
+      await app.client.query("begin");
+      const first = await reserve(app);
+      const second = reserve(worker);
+      await untilBlocked(observer.client, worker, second);
+      await app.client.query("commit");
+      const granted = [first, await second].filter((refused) => refused === null).length;
+      const { rows } = await app.client.query<{ reserved: number }>(
+        "select reserved_usd::int as reserved from reembed.budgets",
+      );
+      return { granted, reserved: rows[0]?.reserved ?? 0 };
+    }
+    rule(
+      "what is left is read under the row's lock",
+      twoAtOnce,
+      {
+        of: () => "reembed.open_budgets(text[], boolean)",
+        edits: [[" for no key update", ""]],
+      },
+      { holds: { granted: 1, reserved: 7 }, broken: { granted: 2, reserved: 7 } },
+    );
+    rule(
+      "a reservation is one conditional update",
+      twoAtOnce,
+      {
+        of: () => "reembed.reserve(text[], numeric, boolean)",
+        edits: [
+          [" and b.spent_usd + b.reserved_usd + amount <= b.limit_usd", ""],
+          ["tightest.limit_usd - tightest.spent_usd - tightest.reserved_usd < amount", "false"],
+        ],
+      },
+      { holds: { granted: 1, reserved: 7 }, broken: { granted: 2, reserved: 14 } },
+    );
+  });
+
   describe("9. over the API", () => {
     /** The doors of service_role that PostgREST would answer with a set, which it cuts at 1,000 rows. */
     const doorsOfSets = async (client: Client) =>
