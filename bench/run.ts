@@ -4,10 +4,12 @@
  */
 import { parseArgs } from "node:util";
 import { findServer } from "../scripts/lib/test-server.ts";
+import { backfill } from "./backfill.ts";
 import { ingest } from "./ingest.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
+import { storm } from "./storm.ts";
 
-const BENCHMARKS: Readonly<Record<string, Benchmark>> = { ingest };
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = { ingest, backfill, storm };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;
 

@@ -31,6 +31,29 @@ describePostgres("npm run bench", () => {
   });
 
   test.each([
+    ["backfill", "100", ["speed relative to a raw binary update"]],
+    [
+      "storm",
+      "100",
+      [
+        "share of the allowed rate",
+        "seconds after the storm until the allowed rate is caught up with",
+        "share of the requests refused",
+      ],
+    ],
+  ])(
+    "%s, small, prints its figures and bars",
+    async (name, rows, bars) => {
+      const { stdout } = await run("--only", name, "--rows", rows, "--json");
+      const outcome = JSON.parse(stdout);
+      expect(outcome).toMatchObject({ name, rows: Number(rows) });
+      expect(outcome.bars.map((bar: { name: string }) => bar.name)).toEqual(bars);
+      for (const figure of Object.values(outcome.figures)) expect(figure).toEqual(expect.any(Number));
+    },
+    60_000,
+  );
+
+  test.each([
     ["an unknown name", ["--only", "speed"], "--only"],
     ["too few rows", ["--rows", "10"], "--rows"],
     ["rows that are no number", ["--rows", "many"], "--rows"],
