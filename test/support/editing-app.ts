@@ -1,6 +1,5 @@
 /** An application at work on `course_content` while workers embed it: it edits, inserts and deletes, one statement after another. */
 import type { Client } from "pg";
-import { hashOf } from "./paid.ts";
 import type { Random } from "./random.ts";
 
 /** Titles of the texts that stand in several rows. They are never edited or deleted, so that their vectors are never lost again. */
@@ -8,8 +7,6 @@ const REPEATED = ["Repeated 1", "Repeated 2", "Repeated 3"] as const;
 const REPEATED_CONTENT = "The same words in several rows.";
 
 export interface EditingApp {
-  /** How many rows were ever given the text with this hash (hex): 1, but for the few that are repeated. */
-  copiesOf(hash: string): number;
   /** Ends after the statement under way. */
   stop(): Promise<void>;
 }
@@ -17,7 +14,6 @@ export interface EditingApp {
 /** Fills the table with rows whose texts all differ, but for a few that stand three times each, and starts to work on it. */
 export async function startEditingApp(client: Client, random: Random, rows: number): Promise<EditingApp> {
   let texts = 0;
-  const copies = new Map(REPEATED.map((title) => [hashOf(`${title}\n\n${REPEATED_CONTENT}`), 3]));
   await client.query(
     `insert into public.course_content (title, content)
      select format('Section %s', n), format('What the course says about topic %s, as first written.', n) from generate_series(1, $1::int) n
@@ -39,15 +35,11 @@ export async function startEditingApp(client: Client, random: Random, rows: numb
         ];
       case "delete":
         return [`delete from public.course_content where id = ${one}`, [texts]];
-      case "copy": {
-        const title = random.pick(REPEATED);
-        const hash = hashOf(`${title}\n\n${REPEATED_CONTENT}`);
-        copies.set(hash, (copies.get(hash) ?? 0) + 1);
+      case "copy":
         return [
           "insert into public.course_content (title, content) values ($1, $2)",
-          [title, REPEATED_CONTENT],
+          [random.pick(REPEATED), REPEATED_CONTENT],
         ];
-      }
     }
   };
   let stopped = false;
@@ -62,7 +54,6 @@ export async function startEditingApp(client: Client, random: Random, rows: numb
   // What it fails of is told by stop().
   working.catch(() => {});
   return {
-    copiesOf: (hash) => copies.get(hash) ?? 1,
     async stop() {
       stopped = true;
       await working;

@@ -1,5 +1,4 @@
 /** What was paid, three times told: by the fake that billed it, by the ledger, and by the vectors that are stored. */
-import { createHash } from "node:crypto";
 import type { Client } from "pg";
 import { embed, MODELS } from "./fake-openai/models.ts";
 import type { RequestEntry } from "./fake-openai.ts";
@@ -43,9 +42,6 @@ export async function storedTexts(client: Client): Promise<Set<string>> {
   const { rows } = await client.query<{ hash: string }>("select hash from public.stored_texts");
   return new Set(rows.map(({ hash }) => hash));
 }
-
-/** The hash of a text, as the database and the fake's log have it. */
-export const hashOf = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 /** The hashes of a request's texts. */
 export const hashesOf = ({ inputs }: Readonly<RequestEntry>): string[] => inputs.map(({ hash }) => hash);
