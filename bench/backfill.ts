@@ -51,6 +51,8 @@ export const backfill: Benchmark = async (server, rows = 20_000) => {
   );
   const url = databaseUrl(server, name, "postgres");
   const pool = new Pool({ connectionString: url, max: 4 });
+  // The database is dropped while the last connections are closing.
+  pool.on("error", () => {});
   const db = await openDatabase(url, LANES);
   try {
     const [line] = (await once(provider.stdout, "data")) as [Buffer];
