@@ -442,6 +442,8 @@ describe("the ledger", () => {
       { state: "settled", outcome: "ok", inputs: 2, stale: 2, tokens: 20 },
     ]);
     expect(queue.leased).toEqual([]);
+    // What was paid spends an attempt: a database that never stores the vectors does not have them bought for ever.
+    expect([...queue.jobs.values()].map(({ attempts }) => attempts)).toEqual([1, 1]);
   });
 
   test("a database that is gone altogether is what is thrown", async () => {
@@ -449,7 +451,7 @@ describe("the ledger", () => {
     const down = new ReembedError("database_unavailable", "the database could not answer", "Try again.");
     const later = new ReembedError("database_unavailable", "still not", "");
     queue.failures.set("complete", [down]);
-    queue.failures.set("release", [later]);
+    queue.failures.set("fail", [later]);
     queue.failures.set("settle", [later]);
     await expect(run(queue, embedding())).rejects.toBe(down);
   });

@@ -395,7 +395,7 @@ async function workClaim(
   } catch (error) {
     // None of the vectors is known to be stored.
     const entries = context.sent.map(({ entry, texts }) => ({ ...entry, stale: texts.length }));
-    await giveBack(context, jobs, 1, entries);
+    await giveBack(context, jobs, backoffSeconds(textsOf(jobs)), entries);
     throw error;
   }
 
@@ -581,7 +581,7 @@ async function fail(
 }
 
 /**
- * Gives back what is still leased, and settles, before an error is thrown on. Should the database fail here too, the end of the lease does both:
+ * Gives back what is still leased (with its attempt, when nothing was sent), and settles, before an error is thrown on. Should the database fail here too, the end of the lease does both:
  * others take the jobs then, and the reservation counts as lost.
  */
 async function giveBack(
@@ -592,7 +592,12 @@ async function giveBack(
 ): Promise<void> {
   const { queue, lease } = context;
   const rows = jobs.map(({ row_id }) => row_id);
-  await queue.release(lease, rows, delaySeconds).catch(() => undefined);
+  // What was sent may have been paid: it spends an attempt, or a database that never stores the vectors would have them bought for ever.
+  const back =
+    entries.length > 0
+      ? queue.fail(lease, rows, "the database could not take the vectors", delaySeconds)
+      : queue.release(lease, rows, delaySeconds);
+  await back.catch(() => undefined);
   await queue.settle(lease, entries, answerNow(context)).catch(() => undefined);
 }
 
