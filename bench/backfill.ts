@@ -19,7 +19,7 @@ import { type Benchmark, median, round2 } from "./measure.ts";
 const DIMENSIONS = 1536;
 const LATENCY_MS = 150;
 /** Rows a request, as `reembed backfill` asks by default. */
-const BATCH = 100;
+const BATCH = 500;
 /** Rows of the sample of one request and one update a row. */
 const SAMPLE = 20;
 /** 10 rows a request-tick, of which there are 10 in a tick of 10 seconds: what the guide's cron, batch size and concurrency allow. */
@@ -122,7 +122,7 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - began;
 }
 
-/** Nothing but the writing: vectors that are there already, 100 rows a statement, over so many connections. */
+/** Nothing but the writing: vectors that are there already, as many rows a statement as the engine asks for, over so many connections. */
 async function rawUpdate(pool: Pool, oid: number, rows: number, connections: number): Promise<void> {
   const vectors = Array.from({ length: BATCH }, (_, at) =>
     Array.from({ length: DIMENSIONS }, (_, axis) => Math.sin((at + 1) * (axis + 1))),

@@ -49,7 +49,7 @@ export function addBackfill(program: Command): void {
     .description("Loads a version: enqueues its rows, embeds them, builds its index. Run again, it goes on.")
     .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
     .option("--version <number>", "the version; default: the newest", versionNumber)
-    .option("--batch <rows>", "rows in one provider request, 1 to 2048", wholeNumber(1, 2_048), 100)
+    .option("--batch <rows>", "rows in one provider request, 1 to 2048", wholeNumber(1, 2_048), 500)
     .option("--limit <rows>", "stop after so many rows", wholeNumber(1, 1_000_000_000))
     .addHelpText(
       "after",
