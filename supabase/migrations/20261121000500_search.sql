@@ -4,7 +4,7 @@
 -- Risks: creating a version's RPC drops an older signature of the same name in the same transaction, because an overload breaks both.
 --
 -- The shape of a match RPC, each part of which was measured:
---   * Space, width and model are literals: anon cannot read the registry. `doctor` compares them.
+--   * Space, width and model are literals: anon cannot read the registry. add_version and set_space make the RPC anew.
 --   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside and the distance
 --     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
 --   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than

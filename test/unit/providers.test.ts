@@ -132,7 +132,7 @@ describe("the openai provider", () => {
     openai.faults.add({ fault: { kind: "never" } });
     const caller = new AbortController();
     const attempt = failure(embedder().embed(["text"], { ...documents, signal: caller.signal }));
-    await expect.poll(() => openai.stats().requests).toBe(1);
+    await expect.poll(() => openai.stats().requests, { timeout: 9_000 }).toBe(1);
     caller.abort();
     expect(await attempt).toMatchObject({
       fault: "aborted",
