@@ -168,6 +168,10 @@ begin
       end if;
       select * into s from reembed.spaces x where x.id = v.space_id;
     end if;
+    -- Paused while this claim waited for the space's row.
+    if s.paused_until > clock_timestamp() then
+      continue;
+    end if;
     room_in_ms := reembed.rate_wait(s, 1);
     if room_in_ms > 0 then
       refusal := coalesce(refusal, reembed.rate_refusal(s.id, room_in_ms));
