@@ -32,6 +32,7 @@ create table reembed.collections (
   public_columns name[] not null check (cardinality(public_columns) > 0),
   filter_columns name[] not null default '{}',
   long_text text not null default 'truncate' check (long_text in ('truncate', 'fail')),
+  log_queries boolean not null default false,
   active_version int not null
 );
 comment on table reembed.collections is
@@ -39,6 +40,7 @@ comment on table reembed.collections is
 comment on column reembed.collections.public_columns is 'The columns that match RPCs return.';
 comment on column reembed.collections.long_text is
   'What is done with a text longer than its space takes: truncate embeds its beginning and says so on the record, fail fails its row before anything is bought.';
+comment on column reembed.collections.log_queries is 'Whether searches by text are written into the query log; set_query_log switches it.';
 comment on column reembed.collections.filter_columns is 'The columns that match RPCs filter by equality, as filter_<column>.';
 
 create table reembed.versions (

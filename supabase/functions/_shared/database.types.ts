@@ -170,6 +170,7 @@ export type Database = {
         Returns: Json;
       };
       reembed_leave_slot: { Args: { token: string }; Returns: undefined };
+      reembed_log_query: { Args: { collection: string; query: string }; Returns: undefined };
       reembed_pause_space: {
         Args: { space_id: string; reason: string; seconds?: number };
         Returns: undefined;
