@@ -34,9 +34,6 @@ interface Options extends DatabaseOptions {
 /** Rows a page: at most so many texts are in memory at once. */
 const PAGE_ROWS = 500;
 
-/** OpenAI's Batch API answers within a day, for half the price. */
-const BATCH_PRICE = 0.5;
-
 const page = z.object({
   rows: z.number(),
   current: z.number(),
@@ -48,6 +45,8 @@ const page = z.object({
 const facts = z.object({
   space: z.custom<Space>(),
   price: z.number(),
+  /** What a token costs in the batch lane, as a share of its usual price. */
+  batch_factor: z.number(),
   type: z.enum(["vector", "halfvec"]),
   policy: z.enum(LONG_TEXT_POLICIES),
   count: z.string(),
@@ -101,7 +100,7 @@ async function estimate(options: Options): Promise<void> {
 
 async function estimateIn(db: Database, options: Options, out: Output): Promise<void> {
   const version = await chooseVersion(db, await chooseCollection(db, options.collection), options.version);
-  const { space, price, type, policy, count } = await factsOf(db, version, options.space);
+  const { space, price, batch_factor, type, policy, count } = await factsOf(db, version, options.space);
   const [table] = await db.query<{ rows: number }>(count);
   const rowsNow = table?.rows ?? 0;
   const tokenizer = await loadTokenizer(space);
@@ -154,7 +153,7 @@ async function estimateIn(db: Database, options: Options, out: Output): Promise<
     over_long: totals.overLong,
     long_text: policy,
     cost_usd: cost,
-    batch_cost_usd: space.provider === "openai" ? cost * BATCH_PRICE : null,
+    batch_cost_usd: space.provider === "openai" ? cost * batch_factor : null,
     tokens_per_minute: options.tpm ?? null,
     hours: options.tpm === undefined ? null : totals.tokens / options.tpm / 60,
     disk: { type, vectors_bytes: disk.vectorBytes, index_bytes: disk.indexBytes },
@@ -180,7 +179,7 @@ async function factsOf(
   const [row] = await db.query(
     `select jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
               'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens) as space,
-            s.price_per_mtok::float8 as price, t.typname as type, c.long_text as policy, format('select count(*)::float8 as rows from %s', c.source_table) as count
+            s.price_per_mtok::float8 as price, reembed.batch_price_factor()::float8 as batch_factor, t.typname as type, c.long_text as policy, format('select count(*)::float8 as rows from %s', c.source_table) as count
        from reembed.versions v
        join reembed.collections c on c.id = v.collection_id
        join reembed.spaces s on s.id = coalesce($2, v.space_id)

@@ -47,7 +47,7 @@ begin
   -- A request that was answered and is not settled yet counts as if it were not in the provider's figure: too careful for a moment, never too bold.
   select count(*), coalesce(sum(u.tokens), 0) into open_requests, open_tokens
     from reembed.usage u
-   where u.space_id = s.id and u.state = 'reserved' and u.purpose = 'document' and u.lease_until > clock_timestamp();
+   where u.space_id = s.id and u.state = 'reserved' and u.purpose = 'document' and u.lane = 'sync' and u.lease_until > clock_timestamp();
   room := greatest(reembed.bucket_wait(s.tokens_per_minute, s.tokens_left, seconds, open_tokens, tokens),
                    reembed.bucket_wait(s.requests_per_minute, s.requests_left, seconds, open_requests, 1));
   if open_requests >= floor(s.max_in_flight) then

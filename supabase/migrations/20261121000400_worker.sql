@@ -17,6 +17,7 @@ create table reembed.usage (
   version_id int,
   is_move boolean not null default false,
   purpose text not null check (purpose in ('document', 'query')),
+  lane text not null default 'sync' check (lane in ('sync', 'batch')),
   state text not null check (state in ('reserved', 'settled', 'lost')),
   outcome text,
   inputs int not null default 0,
@@ -30,10 +31,27 @@ create table reembed.usage (
 comment on table reembed.usage is
   'The ledger: a row a provider request. Reserved in the claim with an estimate, then settled with the provider''s own count; lost when the answer never came back.';
 comment on column reembed.usage.is_move is 'Bought for a version that was not ready yet: it counts against the budgets of the move.';
+comment on column reembed.usage.lane is 'batch: bought through the provider''s batch interface, at its lower price.';
 comment on column reembed.usage.stale is 'How many inputs were paid and not stored, because their text changed, their row went or their lease was taken meanwhile.';
 create index usage_reserved_idx on reembed.usage (space_id, lease_until) where state = 'reserved';
 create index usage_version_idx on reembed.usage (version_id, at);
 alter table reembed.usage enable row level security;
+
+create function reembed.batch_price_factor() returns numeric language sql immutable set search_path = pg_catalog, pg_temp as 'select 0.5';
+comment on function reembed.batch_price_factor() is 'What a token costs in the batch lane, as a share of its usual price: OpenAI''s Batch API halves it.';
+
+create function reembed.token_price(s reembed.spaces, lane text default 'sync') returns numeric
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select s.price_per_mtok * case token_price.lane when 'batch' then reembed.batch_price_factor() else 1 end / 1000000
+$$;
+comment on function reembed.token_price(reembed.spaces, text) is 'US dollars for a token of a document in this lane.';
+
+create function reembed.is_for_batch(j reembed.jobs) returns boolean
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+  select j.attempts = 0 and (j.priority > 0 or j.enqueued_at < clock_timestamp() - interval '1 minute')
+$$;
+comment on function reembed.is_for_batch(reembed.jobs) is
+  'Whether the batch lane may take a job. An edit that a worker takes at its next tick must not wait for a batch; what has failed once needs the closer look of the synchronous lane.';
 
 create function reembed.max_attempts() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 8';
 comment on function reembed.max_attempts() is 'How often a job is claimed before it counts as failed.';
@@ -76,14 +94,16 @@ comment on function reembed.fail_unreadable(reembed.versions, reembed.collection
 
 create function reembed.claim(
   collection text default null, version int default null,
-  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
+  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null
 ) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   c reembed.collections;
   s reembed.spaces;
-  token constant uuid := gen_random_uuid();
+  -- One token for all claims of a batch, so that whoever has its results can complete them.
+  token constant uuid := coalesce(batch, gen_random_uuid());
+  lane constant text := case when batch is null then 'sync' else 'batch' end;
   deadline timestamptz;
   held_space text;
   is_contended boolean := false;
@@ -115,7 +135,7 @@ declare
 begin
   perform reembed.check_range('max_rows', max_rows, 1, 2048);
   perform reembed.check_range('max_tokens', max_tokens, 1, 300000);
-  perform reembed.check_range('lease_seconds', lease_seconds, 1, 3600);
+  perform reembed.check_range('lease_seconds', lease_seconds, 1, case when batch is null then 3600 else 604800 end);
   if collection is not null then
     c := reembed.collection_named(collection);
     if version is not null then
@@ -172,7 +192,8 @@ begin
     if s.paused_until > clock_timestamp() then
       continue;
     end if;
-    room_in_ms := reembed.rate_wait(s, 1);
+    -- A batch has limits of its own at the provider.
+    room_in_ms := case when batch is null then reembed.rate_wait(s, 1) else 0 end;
     if room_in_ms > 0 then
       refusal := coalesce(refusal, reembed.rate_refusal(s.id, room_in_ms));
       continue;
@@ -182,6 +203,7 @@ begin
       select coalesce(array_agg(x.row_id), '{}') into part from (
         select j.row_id from reembed.jobs j
          where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
+           and (batch is null or reembed.is_for_batch(j))
          order by j.run_at limit max_rows - cardinality(picked)
          for update skip locked) x;
       picked := picked || part;
@@ -237,13 +259,15 @@ begin
     begin
       -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
       for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
-          'select g.row_id, t.%1$I is not null, coalesce(case when t.%1$I is not null then %2$s(t.*) end, ''''), %3$s, q.attempts, %4$s
+          'select g.row_id, t.%1$I is not null, i.input, h.hash, q.attempts, %4$s
              from unnest($1) with ordinality g(row_id, n)
              join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
              left join %5$s t on %6$s%7$s
              left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
+            cross join lateral (select coalesce(case when t.%1$I is not null then %2$s(t.*) end, '''') as input offset 0) i
+            cross join lateral (select %3$s as hash offset 0) h
             order by g.n',
-          c.key_columns[1], v.input_function, reembed.input_hash(v, 't'), reembed.current_condition(v, reembed.input_hash(v, 't')),
+          c.key_columns[1], v.input_function, reembed.text_hash('i.input'), reembed.current_condition(v, 'h.hash'),
           c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
         using picked, v.id
       loop
@@ -300,7 +324,7 @@ begin
 
   refusal := null;
   select coalesce(sum((g.job ->> 'tokens')::bigint), 0) into tokens_sum from unnest(jobs_given) g(job);
-  room_in_ms := reembed.rate_wait(s, tokens_sum);
+  room_in_ms := case when batch is null then reembed.rate_wait(s, tokens_sum) else 0 end;
   if cardinality(jobs_given) > 0 and room_in_ms > 0 then
     refusal := reembed.rate_refusal(s.id, room_in_ms);
     jobs_given := '{}';
@@ -310,7 +334,7 @@ begin
 
   delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
   wanted := cardinality(jobs_given);
-  jobs_given := reembed.reserve_jobs(v, s, jobs_given);
+  jobs_given := reembed.reserve_jobs(v, s, jobs_given, lane);
   if jobs_given is null then
     is_contended := true;
     jobs_given := '{}';
@@ -330,8 +354,8 @@ begin
   end if;
   if cardinality(jobs_given) > 0 then
     select sum((g.job ->> 'tokens')::bigint) into tokens_sum from unnest(jobs_given) g(job);
-    insert into reembed.usage (space_id, version_id, is_move, purpose, state, inputs, tokens, cost_usd, lease_token, lease_until)
-    values (s.id, v.id, reembed.is_moving(v), 'document', 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * s.price_per_mtok / 1000000, token, deadline)
+    insert into reembed.usage (space_id, version_id, is_move, purpose, lane, state, inputs, tokens, cost_usd, lease_token, lease_until)
+    values (s.id, v.id, reembed.is_moving(v), 'document', lane, 'reserved', cardinality(jobs_given), tokens_sum, tokens_sum * reembed.token_price(s, lane), token, deadline)
     returning id into usage_id;
   end if;
   return jsonb_build_object(
@@ -353,8 +377,8 @@ begin
     'budget', budget, 'copies', to_jsonb(copies_given), 'jobs', to_jsonb(jobs_given));
 end
 $$;
-comment on function reembed.claim(text, int, int, int, int) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. RE004, RE005, RE006 on bad arguments.';
+comment on function reembed.claim(text, int, int, int, int, uuid) is
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. batch: the batch that it is for (see gather_batch), whose id is the lease token. RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.refuse_vectors(space_id text) returns void
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -670,17 +694,17 @@ begin
   if not found then
     raise exception using errcode = 'RE004', message = format('usage_id %s is not an open reservation', coalesce(usage_id::text, 'null')), hint = 'Settle each claim once.';
   end if;
-  insert into reembed.usage (space_id, version_id, is_move, purpose, state, outcome, inputs, stale, tokens, cost_usd, latency_ms)
-  select reservation.space_id, reservation.version_id, reservation.is_move, reservation.purpose, q.state, q.outcome, q.inputs, q.stale, q.tokens,
-         q.tokens * s.price_per_mtok / 1000000, q.latency_ms
+  insert into reembed.usage (space_id, version_id, is_move, purpose, lane, state, outcome, inputs, stale, tokens, cost_usd, latency_ms)
+  select reservation.space_id, reservation.version_id, reservation.is_move, reservation.purpose, reservation.lane, q.state, q.outcome, q.inputs, q.stale, q.tokens,
+         q.tokens * reembed.token_price(s, reservation.lane), q.latency_ms
     from jsonb_to_recordset(requests) q(state text, outcome text, inputs int, stale int, tokens bigint, latency_ms int)
     join reembed.spaces s on s.id = reservation.space_id;
   if answer is not null then
     perform reembed.note_answer(reservation.space_id, reservation.at, answer);
   end if;
   -- Budgets last: whoever holds one waits for nothing any more.
-  select coalesce(sum(q.tokens), 0) * s.price_per_mtok / 1000000 into cost
-    from reembed.spaces s left join jsonb_to_recordset(requests) q(tokens bigint) on true where s.id = reservation.space_id group by s.price_per_mtok;
+  select (select coalesce(sum(q.tokens), 0) from jsonb_to_recordset(requests) q(tokens bigint)) * reembed.token_price(s, reservation.lane) into cost
+    from reembed.spaces s where s.id = reservation.space_id;
   if reservation.cost_usd > 0 or cost > 0 then
     perform reembed.spend(case when reservation.purpose = 'query' then array['all', 'queries']
                                else array['all', (select c.name from reembed.versions v join reembed.collections c on c.id = v.collection_id where v.id = reservation.version_id)] end,

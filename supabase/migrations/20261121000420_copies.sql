@@ -75,7 +75,7 @@ $$;
 comment on function reembed.copy(int, text, uuid, text[], text[], boolean) is
   'Completes leased jobs with vectors that the version stores for the same texts (hashes in hex), at no cost. Returns what complete returns and missing: row ids whose text has no stored vector any more, to be released. RE004, RE006 on bad arguments.';
 
-create function reembed.reserve_jobs(v reembed.versions, s reembed.spaces, jobs jsonb[]) returns jsonb[]
+create function reembed.reserve_jobs(v reembed.versions, s reembed.spaces, jobs jsonb[], lane text) returns jsonb[]
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   scopes constant text[] := array['all', (select c.name from reembed.collections c where c.id = v.collection_id)];
@@ -100,14 +100,14 @@ begin
   select coalesce(array_agg(x.job order by x.n), '{}') into fitting
     from (select g.job, g.n, sum((g.job ->> 'tokens')::numeric) over (order by (g.job ->> 'tokens')::numeric, g.n) as running
             from unnest(jobs) with ordinality g(job, n)) x
-   where x.running * s.price_per_mtok / 1000000 <= tightest.limit_usd - tightest.spent_usd - tightest.reserved_usd;
+   where x.running * reembed.token_price(s, lane) <= tightest.limit_usd - tightest.spent_usd - tightest.reserved_usd;
   select case when cardinality(fitting) > 0 then sum((g.job ->> 'tokens')::numeric) else (select min((o.job ->> 'tokens')::numeric) from unnest(jobs) o(job)) end
-         * s.price_per_mtok / 1000000 into cost from unnest(fitting) g(job);
+         * reembed.token_price(s, lane) into cost from unnest(fitting) g(job);
   perform reembed.reserve(scopes, cost, reembed.is_moving(v));
   return fitting;
 end
 $$;
-comment on function reembed.reserve_jobs(reembed.versions, reembed.spaces, jsonb[]) is
+comment on function reembed.reserve_jobs(reembed.versions, reembed.spaces, jsonb[], text) is
   'Reserves in the budgets what a claim''s jobs cost by estimate and returns those that fit: all where there is no budget, none where not even the cheapest fits, null where a budget''s row stayed locked.';
 
 create function public.reembed_copy(version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], wait boolean default false)
