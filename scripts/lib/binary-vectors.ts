@@ -23,6 +23,7 @@ export function encodeVectorArray(
   const header = vectors.length === 0 ? 12 : 20;
   const size = vectors.reduce((sum, vector) => sum + 4 + (vector === null ? 0 : bytesOf(vector)), header);
   const bytes = Buffer.allocUnsafe(size);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, size);
   let at = bytes.writeInt32BE(vectors.length === 0 ? 0 : 1, 0);
   at = bytes.writeInt32BE(vectors.includes(null) ? 1 : 0, at);
   at = bytes.writeUInt32BE(vectorType, at);
@@ -35,7 +36,10 @@ export function encodeVectorArray(
     if (vector === null) continue;
     at = bytes.writeInt16BE(vector.length, at);
     at = bytes.writeInt16BE(0, at);
-    for (const value of vector) at = bytes.writeFloatBE(value, at);
+    for (const value of vector) {
+      view.setFloat32(at, value);
+      at += 4;
+    }
   }
   return bytes;
 }

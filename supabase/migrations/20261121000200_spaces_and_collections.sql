@@ -157,12 +157,18 @@ $$;
 comment on function reembed.key_match(reembed.collections, name[], text, text) is
   'SQL text of the condition that the row `alias` has the key in the SQL expression `row_id`; the key columns'' index serves it.';
 
+create function reembed.text_hash(input text) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format('sha256(convert_to(%s, ''UTF8''))', input)
+$$;
+comment on function reembed.text_hash(text) is 'SQL text of the content hash of the text in the SQL expression `input`: SHA-256 of it in UTF-8.';
+
 create function reembed.input_hash(v reembed.versions, alias text) returns text
 language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
   -- alias.*: the bare alias would be a column of that name where the table has one.
-  select format('sha256(convert_to(coalesce(%s(%s.*), ''''), ''UTF8''))', v.input_function, alias)
+  select reembed.text_hash(format('coalesce(%s(%s.*), '''')', v.input_function, alias))
 $$;
-comment on function reembed.input_hash(reembed.versions, text) is 'SQL text of the content hash of the row `alias`: SHA-256 of its input in UTF-8.';
+comment on function reembed.input_hash(reembed.versions, text) is 'SQL text of the content hash of the row `alias`: that of its input.';
 
 create function reembed.stands_in_source(v reembed.versions) returns boolean
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$

@@ -161,6 +161,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $body
 declare
   old_id text;
   new_id text;
+  unchanged %10$s;
 begin
   if tg_op = 'INSERT' then
     if (select count(*) from (select from inserted_rows limit 100) few) = 100 then
@@ -189,6 +190,16 @@ begin
     if %6$s then
       delete from reembed.records r where r.version_id = %1$s and r.row_id = new_id;
     elsif old_id = new_id then
+      -- Nothing but vectors is new, as when they are stored: the same input, which is read only where more than that changed.
+      begin
+        unchanged := new;
+%14$s        if unchanged operator(pg_catalog.*=) old then
+          return null;
+        end if;
+      exception when undefined_column then
+        -- Another version's column was dropped.
+        null;
+      end;
       begin
         if %7$s is not distinct from %8$s then
           return null;
@@ -224,7 +235,9 @@ $sql$,
     c.source_table,
     reembed.key_match(c, c.key_columns, 't', 'old_id'),
     reembed.key_of(c.key_columns, 't'),
-    reembed.key_list(c, 'n'));
+    reembed.key_list(c, 'n'),
+    (select string_agg(format(E'        unchanged.%1$I := old.%1$I;\n', x.vector_column), '' order by x.number)
+       from reembed.versions x where x.collection_id = c.id and x.vector_table = c.source_table and x.state <> 'retired'));
 end
 $$;
 comment on function reembed.trigger_function_sql(reembed.versions) is
@@ -292,9 +305,13 @@ create function reembed.create_triggers(v reembed.versions) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
+  sibling reembed.versions;
 begin
   select * into c from reembed.collections where id = v.collection_id;
-  execute reembed.trigger_function_sql(v);
+  -- The siblings' too, which name the vector columns that are nobody's input.
+  for sibling in select * from reembed.versions x where x.collection_id = c.id and (x.maintained or x.id = v.id) order by x.id loop
+    execute reembed.trigger_function_sql(sibling);
+  end loop;
   execute format('create or replace trigger reembed_%1$s_insert after insert on %2$s referencing new table as inserted_rows
                     for each statement execute function reembed.track_version_%1$s()', v.id, c.source_table);
   execute format('create or replace trigger reembed_%1$s_update after update on %2$s
@@ -332,6 +349,15 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function reembed.key_after(reembed.collections, text, text, text) is 'SQL text that compares the key of the row `alias` with the key in the SQL expression `row_id`.';
 
+create function reembed.backfill_turn(place tid) returns timestamptz
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select date_trunc('hour', now()) - interval '1 hour'
+       + least(3600000, div(at[0]::numeric, 4096) * 300 + at[1]::numeric)::double precision * interval '1 millisecond'
+    from (select place::text::point as at) p
+$$;
+comment on function reembed.backfill_turn(tid) is
+  'When the row at this place of its table is due, in the past: of each 4,096 pages first the first row of each page, then the second, and so on. A vector that is stored lengthens its row, which moves to another page and is entered anew into every index of the table, the one of the old vectors above all. Its old place is free once that is committed, and the next row of the page, stored later, stays on its page and out of the indexes.';
+
 create function reembed.enqueue_missing(version_id int, after_row text default null, max_rows int default 2000) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -341,6 +367,7 @@ declare
   chunk text[];
   missing text[];
   locked text[];
+  places tid[];
   queued int := 0;
 begin
   select * into strict v from reembed.versions where id = enqueue_missing.version_id;
@@ -369,14 +396,15 @@ begin
      where not exists (select from reembed.jobs j where j.version_id = v.id and j.row_id = u.k);
   end;
   -- A row that another transaction is writing is left for later: waiting for its lock while holding others' would deadlock with the app.
-  execute format('select coalesce(array_agg(row_id), ''{}'') from (select g.row_id from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
+  execute format('select coalesce(array_agg(row_id), ''{}''), coalesce(array_agg(place), ''{}'')
+                    from (select g.row_id, t.ctid as place from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
       c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-    into locked using missing;
+    into locked, places using missing;
   -- The app may be enqueueing one of them for a vector that it writes, without holding the row; it is not waited for.
   perform set_config('lock_timeout', '500ms', true);
   begin
-    insert into reembed.jobs as j (version_id, row_id, priority)
-    select v.id, m.row_id, 1 from unnest(locked) m(row_id) order by m.row_id
+    insert into reembed.jobs as j (version_id, row_id, priority, run_at)
+    select v.id, m.row_id, 1, reembed.backfill_turn(m.place) from unnest(locked, places) m(row_id, place) order by m.row_id
     on conflict do nothing;
     get diagnostics queued = row_count;
   exception when lock_not_available then

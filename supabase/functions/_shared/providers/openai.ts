@@ -230,9 +230,12 @@ function decodeFloat32(base64: string): number[] | undefined {
     return undefined;
   }
   if (binary.length % 4 !== 0) return undefined;
-  const bytes = new DataView(new ArrayBuffer(binary.length));
-  for (let at = 0; at < binary.length; at += 1) bytes.setUint8(at, binary.charCodeAt(at));
-  return Array.from({ length: binary.length / 4 }, (_, position) => bytes.getFloat32(position * 4, true));
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
+  const view = new DataView(bytes.buffer);
+  const vector = new Array<number>(binary.length / 4);
+  for (let at = 0; at < vector.length; at += 1) vector[at] = view.getFloat32(at * 4, true);
+  return vector;
 }
 
 function numbers(values: readonly unknown[]): readonly number[] | undefined {
