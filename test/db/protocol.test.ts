@@ -23,7 +23,7 @@ import { connect, createDatabase, describePostgres, type TestDatabase } from "..
 import { type Session, Sessions, settlesOrBlocks, untilBlocked } from "../support/sessions.ts";
 import { claim, complete, expireLeases, workOff } from "../support/worker.ts";
 
-const CLAIM = "reembed.claim(text, int, int, int, int)";
+const CLAIM = "reembed.claim(text, int, int, int, int, uuid)";
 const COMPLETE =
   "reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
