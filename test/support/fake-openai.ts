@@ -1,6 +1,6 @@
 /**
- * A fake OpenAI: a real HTTP server on loopback with the wire format, the limits, the error bodies and the headers of `POST /v1/embeddings`, and
- * faults on demand. In a test: `const openai = await startFakeOpenAI()`; alone: `node test/support/fake-openai.ts --port 8787`. Other processes
+ * A fake OpenAI: a real HTTP server on loopback with the wire format, the limits, the error bodies and the headers of `POST /v1/embeddings`, files
+ * and batches, and faults on demand. In a test: `const openai = await startFakeOpenAI()`; alone: `node test/support/fake-openai.ts --port 8787`. Other processes
  * set faults with `POST /__faults`: one rule is added, a list replaces all (so `[]` clears them).
  */
 import { createHash, randomUUID } from "node:crypto";
@@ -8,6 +8,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { FakeBatches } from "./fake-openai/batches.ts";
 import { type Fault, type FaultRule, Faults } from "./fake-openai/faults.ts";
 import { countTokens, embed, type Input, inputText, MODELS, type Model } from "./fake-openai/models.ts";
 import { Bucket, formatDuration } from "./fake-openai/rate-limit.ts";
@@ -61,6 +62,7 @@ export interface FakeOpenAI {
   readonly url: string;
   readonly apiKey: string;
   readonly faults: Faults;
+  readonly batches: FakeBatches;
   stats(): FakeOpenAIStats;
   /** Resolves as soon as so many requests that match have arrived, with the last of them; earlier ones count. */
   arrival(matches?: (entry: Readonly<RequestEntry>) => boolean, count?: number): Promise<RequestEntry>;
@@ -86,6 +88,13 @@ interface Row {
 export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<FakeOpenAI> {
   const apiKey = options.apiKey ?? "sk-fake-key-of-the-fake-openai";
   const faults = new Faults();
+  const batches = new FakeBatches((body) => {
+    const request = readRequest(body, MOST_REQUEST_TOKENS);
+    if ("status" in request) return { ...request, texts: [], tokens: 0 };
+    const { model, inputs, tokens } = request;
+    const answer = embeddingsAnswer(model, rowsOf(request, undefined), tokens);
+    return { status: 200, body: answer, texts: inputs.map(inputText), tokens };
+  });
   const log: RequestEntry[] = [];
   const arrivals = new Set<() => void>();
   const closing = new AbortController();
@@ -115,7 +124,8 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
   });
 
   async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { pathname } = new URL(request.url ?? "/", "http://fake");
+    const url = new URL(request.url ?? "/", "http://fake");
+    const { pathname } = url;
     const method = request.method ?? "GET";
     if (pathname === "/__faults") return setFaults(method, request, response);
     response.setHeader("x-request-id", `req_${randomUUID().replaceAll("-", "")}`);
@@ -137,6 +147,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
       if (method !== "POST") return refuse(response, REFUSALS.wrongMethod(method, pathname));
       return embeddings(await readBody(request), response);
     }
+    if (await batches.handle(method, url, request, () => readBytes(request), response)) return;
     return refuse(response, REFUSALS.unknownUrl(method, pathname));
   }
 
@@ -204,12 +215,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
       response.destroy();
       return;
     }
-    const answer = JSON.stringify({
-      object: "list",
-      data: rowsOf(request, fault),
-      model: request.model.name,
-      usage: { prompt_tokens: request.tokens, total_tokens: request.tokens },
-    });
+    const answer = JSON.stringify(embeddingsAnswer(request.model, rowsOf(request, fault), request.tokens));
     entry.status = 200;
     if (fault?.kind === "cut") {
       response.writeHead(200, {
@@ -263,6 +269,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
     url: `http://127.0.0.1:${port}/v1`,
     apiKey,
     faults,
+    batches,
     stats: () => ({
       requests: log.length,
       tokensBilled: log.reduce((sum, { billed }) => sum + billed, 0),
@@ -402,10 +409,18 @@ function toBase64(vector: readonly number[]): string {
   return bytes.toString("base64");
 }
 
-async function readBody(request: IncomingMessage): Promise<string> {
+function embeddingsAnswer({ name }: Model, data: readonly Row[], tokens: number) {
+  return { object: "list", data, model: name, usage: { prompt_tokens: tokens, total_tokens: tokens } };
+}
+
+async function readBytes(request: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk);
-  return Buffer.concat(chunks).toString("utf8");
+  return Buffer.concat(chunks);
+}
+
+async function readBody(request: IncomingMessage): Promise<string> {
+  return (await readBytes(request)).toString("utf8");
 }
 
 function refuse(response: ServerResponse, { status, body }: Refusal): void {

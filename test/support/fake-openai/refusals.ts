@@ -78,6 +78,8 @@ export const REFUSALS = {
       "max_tokens_per_request",
       "max_tokens_per_request",
     ),
+  noSuch: (kind: "File" | "Batch", id: string) =>
+    refusal(404, `No such ${kind} object: ${id}`, null, "invalid_request_error", "id"),
   noDimensions: () => refusal(400, "This model does not support specifying dimensions.", null),
   tooManyDimensions: (dimensions: number, most: number) =>
     refusal(
