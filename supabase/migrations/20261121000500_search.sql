@@ -16,38 +16,102 @@
 --     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
 --     prefers the filter's own index, or the table, where a filter leaves few rows. No plan of this is worth compiling (jit).
 
+create function reembed.query_vector_checks(v reembed.versions, rpc name) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  s reembed.spaces;
+  must_be_named boolean;
+begin
+  select * into strict s from reembed.spaces where id = v.space_id;
+  must_be_named := not v.takes_unnamed and exists (
+    select from reembed.versions o join reembed.spaces os on os.id = o.space_id
+     where o.collection_id = v.collection_id and o.id <> v.id and o.state <> 'retired' and o.space_id <> v.space_id and os.dimensions = s.dimensions);
+  return format($checks$
+  if query_space is not null and query_space <> %2$L then
+    raise exception using errcode = 'RE002',
+      message = format('query_space is %%s: %1$s searches vectors of %2$s', left(query_space, 100)), hint = %3$L;
+  end if;
+  if extensions.vector_dims(query_embedding) <> %4$s then
+    raise exception using errcode = 'RE001',
+      message = format('query_embedding has %%s dimensions: %1$s searches vectors of %4$s', extensions.vector_dims(query_embedding)), hint = %3$L;
+  end if;%5$s
+  if extensions.vector_norm(query_embedding) not between 1e-15 and 1e15 then
+    raise exception using errcode = 'RE003',
+      message = case when extensions.vector_norm(query_embedding) = 0 then 'query_embedding is a zero vector: it has no direction to compare'
+                     else 'query_embedding has a length outside 1e-15 to 1e15: distances to it would overflow' end, hint = %3$L;
+  end if;
+  if match_count is null or match_count not between 1 and 1000 then
+    raise exception using errcode = 'RE004',
+      message = format('match_count is %%s: it must be between 1 and 1000', coalesce(match_count::text, 'null')), hint = 'Pass how many rows you want at most.';
+  end if;$checks$,
+    rpc, s.id, reembed.embedding_hint(s), s.dimensions,
+    case when must_be_named then format($check$
+  if query_embedding is not null and query_space is null then
+    raise exception using errcode = 'RE002', message = %L, hint = %L;
+  end if;$check$,
+      format('query_space is null: %s has two versions of %s dimensions, so a query vector must name its space',
+             (select c.name from reembed.collections c where c.id = v.collection_id), s.dimensions),
+      format('Embed the query with %s and pass query_space => %L.', s.model, s.id)) else '' end);
+end
+$$;
+comment on function reembed.query_vector_checks(reembed.versions, name) is
+  'SQL text with which the RPC of this name refuses a query vector of another space, width or length, and a match_count out of range. A null vector passes.';
+
+create function reembed.embedding_hint(s reembed.spaces) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format('Embed the query with %s (%s, %s dimensions).', s.model, s.id, s.dimensions)
+$$;
+comment on function reembed.embedding_hint(reembed.spaces) is 'What a caller whose vector was refused should do.';
+
+create function reembed.distance_to_query(v reembed.versions, rpc name) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
+                -- Of length 1, because half precision overflows early; a cosine does not see it.
+                case when format_type(a.atttypid, a.atttypmod) like 'extensions.halfvec%'
+                     then format('extensions.l2_normalize(%I.query_embedding)::%s', rpc, format_type(a.atttypid, a.atttypmod))
+                     else format('%I.query_embedding', rpc) end)
+    from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column
+$$;
+comment on function reembed.distance_to_query(reembed.versions, name) is
+  'SQL text of the cosine distance from a row''s vector to the RPC''s query_embedding, in the form that the index serves.';
+
+create function reembed.filter_parameters(c reembed.collections) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select coalesce(string_agg(format(E'  %I %s default null,\n', 'filter_' || f, format_type(a.atttypid, null)), '' order by n), '')
+    from unnest(c.filter_columns) with ordinality u(f, n)
+    join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f
+$$;
+comment on function reembed.filter_parameters(reembed.collections) is 'SQL text of an RPC''s parameters filter_<column>, one a line.';
+
+create function reembed.filter_conditions(c reembed.collections, rpc name, alias text) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select coalesce(string_agg(format(' and (%3$I.%1$I is null or %4$s.%2$I = %3$I.%1$I)', 'filter_' || f, f, rpc, alias), '' order by n), '')
+    from unnest(c.filter_columns) with ordinality u(f, n)
+$$;
+comment on function reembed.filter_conditions(reembed.collections, name, text) is 'SQL text of the conditions that the RPC''s filters put on the row `alias`.';
+
+create function reembed.public_types(c reembed.collections) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format('%I %s', p, format_type(a.atttypid, null)), ', ' order by n)
+    from unnest(c.public_columns) with ordinality u(p, n)
+    join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = p
+$$;
+comment on function reembed.public_types(reembed.collections) is 'SQL text of the public columns with their types.';
+
+create function reembed.distance_cost(s reembed.spaces) returns numeric
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select greatest(0.0025, s.dimensions / 10000.0)::numeric(6, 4)
+$$;
+comment on function reembed.distance_cost(reembed.spaces) is 'The cpu_operator_cost under which the planner sees what a distance in this space costs.';
+
 create function reembed.match_function_sql(v reembed.versions) returns text
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   s reembed.spaces;
-  vector_type text;
-  distance text;
-  conditions text;
-  source text;
-  unnamed_check text := '';
 begin
   select * into strict c from reembed.collections where id = v.collection_id;
   select * into strict s from reembed.spaces where id = v.space_id;
-  select format_type(a.atttypid, a.atttypmod) into vector_type
-    from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column;
-  distance := format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
-                     -- Of length 1, because half precision overflows early; a cosine does not see it.
-                     case when vector_type like 'extensions.halfvec%' then format('extensions.l2_normalize(%I.query_embedding)::%s', v.match_function, vector_type)
-                          else format('%I.query_embedding', v.match_function) end);
-  source := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
-  select coalesce(string_agg(format(' and (%3$I.%1$I is null or t.%2$I = %3$I.%1$I)', 'filter_' || f, f, v.match_function), '' order by n), '')
-    into conditions from unnest(c.filter_columns) with ordinality u(f, n);
-  if not v.takes_unnamed and exists (
-       select from reembed.versions o join reembed.spaces os on os.id = o.space_id
-        where o.collection_id = v.collection_id and o.id <> v.id and o.state <> 'retired' and o.space_id <> v.space_id and os.dimensions = s.dimensions) then
-    unnamed_check := format($check$
-  if query_space is null then
-    raise exception using errcode = 'RE002', message = %L, hint = %L;
-  end if;$check$,
-      format('query_space is null: %s has two versions of %s dimensions, so a query vector must name its space', c.name, s.dimensions),
-      format('Embed the query with %s and pass query_space => %L.', s.model, s.id));
-  end if;
   return format($sql$
 create function public.%1$I(
   query_embedding extensions.vector,
@@ -55,31 +119,14 @@ create function public.%1$I(
   match_count integer default 5,
 %3$s  query_space text default null
 ) returns table (%4$s, similarity double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %18$s set jit = off as $body$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %7$s set jit = off as $body$
 #variable_conflict use_column
 declare
   found_rows bigint;
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
-  end if;
-  if query_space is not null and query_space <> %6$L then
-    raise exception using errcode = 'RE002',
-      message = format('query_space is %%s: %1$s searches vectors of %6$s', left(query_space, 100)), hint = %5$L;
-  end if;
-  if extensions.vector_dims(query_embedding) <> %7$s then
-    raise exception using errcode = 'RE001',
-      message = format('query_embedding has %%s dimensions: %1$s searches vectors of %7$s', extensions.vector_dims(query_embedding)), hint = %5$L;
-  end if;%8$s
-  if extensions.vector_norm(query_embedding) not between 1e-15 and 1e15 then
-    raise exception using errcode = 'RE003',
-      message = case when extensions.vector_norm(query_embedding) = 0 then 'query_embedding is a zero vector: it has no direction to compare'
-                     else 'query_embedding has a length outside 1e-15 to 1e15: distances to it would overflow' end, hint = %5$L;
-  end if;
-  if match_count is null or match_count not between 1 and 1000 then
-    raise exception using errcode = 'RE004',
-      message = format('match_count is %%s: it must be between 1 and 1000', coalesce(match_count::text, 'null')), hint = 'Pass how many rows you want at most.';
-  end if;
+  end if;%6$s
   if match_threshold is not null and match_threshold not between -1 and 1 then
     raise exception using errcode = 'RE004',
       message = format('match_threshold is %%s: it must be between -1 and 1, or null for none', match_threshold), hint = 'A similarity is 1 - cosine distance.';
@@ -111,31 +158,25 @@ end
 $body$;
 revoke execute on function public.%1$I from public;
 grant execute on function public.%1$I to anon, authenticated, service_role;
-comment on function public.%1$I is %17$L;
+comment on function public.%1$I is %8$L;
 $sql$,
     v.match_function,
     v.match_threshold,
-    (select coalesce(string_agg(format(E'  %I %s default null,\n', 'filter_' || f, format_type(a.atttypid, null)), '' order by n), '')
-       from unnest(c.filter_columns) with ordinality u(f, n)
-       join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f),
-    (select string_agg(format('%I %s', p, format_type(a.atttypid, null)), ', ' order by n)
-       from unnest(c.public_columns) with ordinality u(p, n)
-       join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = p),
-    format('Embed the query with %s (%s, %s dimensions).', s.model, s.id, s.dimensions),
-    s.id,
-    s.dimensions,
-    unnamed_check,
-    distance,
-    source,
-    conditions,
+    reembed.filter_parameters(c),
+    reembed.public_types(c),
+    reembed.embedding_hint(s),
+    reembed.query_vector_checks(v, v.match_function),
+    reembed.distance_cost(s),
+    format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
+           c.name, s.id, s.dimensions),
+    reembed.distance_to_query(v, v.match_function),
+    format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join ')),
+    reembed.filter_conditions(c, v.match_function, 't'),
     reembed.vector_of(v),
     (select string_agg(format('%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('n.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
-    reembed.key_list(c, 'n'),
-    format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
-           c.name, s.id, s.dimensions),
-    greatest(0.0025, s.dimensions / 10000.0)::numeric(6, 4));
+    reembed.key_list(c, 'n'));
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';
@@ -236,11 +277,12 @@ begin
     'dimensions', s.dimensions, 'distance', s.distance, 'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix,
     'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'filters', c.filter_columns, 'threshold', v.match_threshold)
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
-            else jsonb_build_object('coverage', reembed.coverage(v)) end;
+            else jsonb_build_object('coverage', reembed.coverage(v)) end
+    || case when c.log_queries then jsonb_build_object('log_queries', true) else '{}'::jsonb end;
 end
 $$;
 comment on function public.embedding_route(text, int) is
-  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1). Public and read-only. RE005, RE006: unknown; RE010: finalized.';
+  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1); log_queries: true where searches by text are written into the query log. Public and read-only. RE005, RE006: unknown; RE010: finalized.';
 revoke execute on function public.embedding_route(text, int) from public;
 grant execute on function public.embedding_route(text, int) to anon, authenticated, service_role;
 

@@ -284,4 +284,90 @@ end
 $$;
 comment on function reembed.describe_rows(text, int, text[]) is 'The first 400 characters of the input of each of these rows, as { row_id: text }; rows that are gone are left out. RE005, RE006: unknown.';
 
+create function reembed.canonical_rows(collection text, row_ids text[]) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c constant reembed.collections := reembed.collection_named(collection);
+  known jsonb;
+begin
+  execute format('select coalesce(jsonb_object_agg(r.row_id, %s), ''{}'') from (select distinct u.row_id from unnest($1) u(row_id)) r join %s t on %s',
+      reembed.key_of(c.key_columns, 't'), c.source_table, reembed.key_match(c, c.key_columns, 't', 'r.row_id'))
+    into known using row_ids;
+  return known;
+end
+$$;
+comment on function reembed.canonical_rows(text, text[]) is
+  'Keys as a person wrote them, as the row ids that searches return: { given: row_id }; keys of no row are left out. RE005: unknown collection; 22P02: a text is no key of this table.';
+
+-- Many queries in one request, so that an evaluation costs the provider a handful of calls. The same cache, budget and ledger as begin_query and end_query.
+
+create function reembed.begin_queries(space_id text, query_hashes text[], tokens int[]) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  price numeric;
+  known jsonb;
+  missing_tokens bigint;
+  missing_inputs int;
+  refusal jsonb;
+  ticket bigint;
+begin
+  select s.price_per_mtok into price from reembed.spaces s where s.id = begin_queries.space_id;
+  if not found then
+    raise exception using errcode = 'RE004', message = format('space_id %L is unknown', left(space_id, 100)), hint = 'select id from reembed.spaces lists them.';
+  end if;
+  if cardinality(query_hashes) is distinct from cardinality(tokens) or exists (select from unnest(query_hashes, tokens) u(hash, estimate)
+       where hash is null or hash !~ '^[0-9a-f]{64}$' or estimate is null or estimate < 1) then
+    raise exception using errcode = 'RE004', message = 'query_hashes and tokens must be SHA-256 in hex and at least one token, one each for each query',
+      hint = 'Pass two arrays of the same length.';
+  end if;
+  -- In the order of their keys, so that two evaluations at once do not wait for each other in a circle.
+  perform from reembed.query_cache q
+    where q.space_id = begin_queries.space_id and q.query_hash in (select decode(u.hash, 'hex') from unnest(query_hashes) u(hash))
+    order by q.query_hash for no key update;
+  with hits as (
+    update reembed.query_cache q set hits = q.hits + 1, used_at = clock_timestamp()
+     where q.space_id = begin_queries.space_id and q.query_hash in (select decode(u.hash, 'hex') from unnest(query_hashes) u(hash))
+    returning encode(q.query_hash, 'hex') as hash, q.embedding::text as embedding)
+  select coalesce(jsonb_object_agg(h.hash, h.embedding), '{}') into known from hits h;
+  select coalesce(sum(m.estimate), 0), count(*) into missing_tokens, missing_inputs
+    from (select distinct on (u.hash) u.hash, u.estimate from unnest(query_hashes, tokens) u(hash, estimate)) m where not known ? m.hash;
+  if missing_inputs = 0 then
+    return jsonb_build_object('embeddings', known, 'ticket', null);
+  end if;
+  if price > 0 then
+    refusal := reembed.reserve(array['all', 'queries'], missing_tokens * price / 1000000);
+    if refusal is not null then
+      return jsonb_build_object('refused', 'budget', 'retry_seconds',
+        greatest(1, extract(epoch from (refusal ->> 'renews_at')::timestamptz - clock_timestamp())::double precision));
+    end if;
+  end if;
+  insert into reembed.usage as u (space_id, purpose, state, inputs, tokens, cost_usd, lease_until)
+  values (begin_queries.space_id, 'query', 'reserved', missing_inputs, missing_tokens, missing_tokens * price / 1000000, clock_timestamp() + interval '5 minutes')
+  returning u.id into ticket;
+  return jsonb_build_object('embeddings', known, 'ticket', ticket);
+end
+$$;
+comment on function reembed.begin_queries(text, text[], int[]) is
+  'begin_query for many queries of one request, without a caller''s rate. Returns { embeddings: { hash: the stored one }, ticket: embed the others, then end_queries; null when none is left } or { refused: budget, retry_seconds }. RE004 on bad arguments.';
+
+create function reembed.end_queries(ticket bigint, query_hashes text[], embeddings text[], tokens int, latency_ms int, outcome text, state text default 'settled') returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  s reembed.spaces;
+begin
+  select x.* into s from reembed.usage u join reembed.spaces x on x.id = u.space_id where u.id = end_queries.ticket;
+  insert into reembed.query_cache (space_id, query_hash, embedding)
+  select s.id, decode(e.hash, 'hex'), e.embedding::extensions.vector from unnest(query_hashes, embeddings) e(hash, embedding)
+   where extensions.vector_dims(e.embedding::extensions.vector) = s.dimensions
+   order by 2
+  on conflict on constraint query_cache_pkey do nothing;
+  perform reembed.sweep_query_cache();
+  perform reembed.settle(ticket, case when tokens is null then '[]'::jsonb else jsonb_build_array(jsonb_build_object(
+    'state', state, 'outcome', outcome, 'inputs', (select u.inputs from reembed.usage u where u.id = end_queries.ticket), 'stale', 0,
+    'tokens', tokens, 'latency_ms', latency_ms)) end);
+end
+$$;
+comment on function reembed.end_queries(bigint, text[], text[], int, int, text, text) is
+  'end_query for many queries of one request: stores the embeddings that came, one for each hash, and settles the reservation. tokens null: nothing was charged; state lost: the answer never came and tokens is an estimate. RE004: the ticket is not an open reservation.';
+
 revoke execute on all functions in schema reembed from public;

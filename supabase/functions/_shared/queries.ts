@@ -102,8 +102,8 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: string)
   };
 }
 
-/** What the ledger says of a request that failed; what nobody foresaw may have been charged. */
-function chargedFor(error: unknown, estimate: number) {
+/** What the ledger says of a request for queries that failed; what nobody foresaw may have been charged. */
+export function chargedFor(error: unknown, estimate: number) {
   if (!(error instanceof ProviderError))
     return { tokens: estimate, outcome: "unforeseen", state: "lost" as const };
   const { billed, fault } = error;

@@ -20,6 +20,7 @@ const route = z.object({
   filters: z.array(z.string()),
   threshold: z.number(),
   coverage: z.number().optional(),
+  log_queries: z.boolean().optional(),
 });
 export type Route = z.infer<typeof route>;
 
@@ -85,6 +86,7 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   const filters = filterArguments(to, request.filters ?? {});
   // The route was asked as the caller, so whoever has come this far holds a valid token: the rate may count by what it says.
   const { vector, recorded } = await embedQuery(ports, space, request.query);
+  const logged = to.log_queries ? logQuery(ports, request) : Promise.resolve();
   const rows = await afterBoth(
     ports.caller(to.function, {
       query_embedding: vector,
@@ -93,7 +95,7 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
       query_space: to.space,
       ...filters,
     }),
-    recorded,
+    Promise.all([recorded, logged]),
   );
   return {
     collection: to.collection,
@@ -107,12 +109,17 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   };
 }
 
-/** The rows, once the ledger is written too: an edge function may be stopped as soon as it has answered. */
-async function afterBoth(found: Promise<unknown>, recorded: Promise<void>): Promise<unknown> {
-  const [rows, ledger] = await Promise.allSettled([found, recorded]);
+/** The rows, once ledger and log are written too: an edge function may be stopped as soon as it has answered. */
+async function afterBoth(found: Promise<unknown>, written: Promise<unknown>): Promise<unknown> {
+  const [rows, records] = await Promise.allSettled([found, written]);
   if (rows.status === "rejected") throw rows.reason;
-  if (ledger.status === "rejected") throw ledger.reason;
+  if (records.status === "rejected") throw records.reason;
   return rows.value;
+}
+
+/** Appends to the query log. A search does not fail because the log does: it only lacks a line then. */
+async function logQuery({ service }: SearchPorts, { collection, query }: SearchRequest): Promise<void> {
+  await service("reembed_log_query", { collection, query }).catch(() => {});
 }
 
 /** A filter's name is looked up in the registry's list: a request never names an identifier. */
