@@ -1,6 +1,6 @@
 -- What a client calls: one match RPC for each version, generated from the registry so that v1's and v2's never differ by accident,
 -- and the route that says which version is active.
--- Makes: reembed.match_function_sql / create_match_function, public.embedding_route.
+-- Makes: reembed.match_function_sql / create_match_function and the pieces that hybrid RPCs share with them, public.embedding_route.
 -- Risks: creating a version's RPC drops an older signature of the same name in the same transaction, because an overload breaks both.
 --
 -- The shape of a match RPC, each part of which was measured:
@@ -193,10 +193,12 @@ begin
     execute format('drop function %s', older.signature);
   end loop;
   execute reembed.match_function_sql(v);
+  perform reembed.create_hybrid_function(v);
   notify pgrst, 'reload schema';
 end
 $$;
-comment on function reembed.create_match_function(int) is 'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped.';
+comment on function reembed.create_match_function(int) is
+  'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped; with it the hybrid RPC (520_hybrid) where the collection has a lexical side.';
 
 create function reembed.has_index(v reembed.versions) returns boolean
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -276,6 +278,7 @@ begin
     'collection', c.name, 'version', v.number, 'active', v.id = c.active_version, 'space', s.id, 'provider', s.provider, 'model', s.model,
     'dimensions', s.dimensions, 'distance', s.distance, 'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix,
     'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'filters', c.filter_columns, 'threshold', v.match_threshold)
+    || case when v.hybrid_function is null then '{}'::jsonb else jsonb_build_object('hybrid', v.hybrid_function) end
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
             else jsonb_build_object('coverage', reembed.coverage(v)) end
     || case when c.log_queries then jsonb_build_object('log_queries', true) else '{}'::jsonb end;

@@ -2,7 +2,7 @@
 -- Makes: public.course_content where it is missing and adopts it where it exists: rows, ids, vectors and the calls of
 -- match_course_content(query_embedding, match_threshold, match_count) stay as they are; the function is replaced by one that uses the index.
 -- Risks: on an existing table RLS is switched on (anyone reads, service_role writes), writers wait while the records of existing vectors
--- are written, and an ivfflat index gives way to HNSW when the table is small enough to build it here (10,000 rows).
+-- are written, and an ivfflat index gives way to HNSW when the table is small enough to build it here (10,000 rows); so is the index of its words.
 
 create table if not exists public.course_content (
   id uuid primary key default gen_random_uuid(),
@@ -78,6 +78,8 @@ revoke execute on function reembed.course_content_input(public.course_content) f
 do $$
 declare
   small constant int := 10000;
+  -- Cut, because a tsvector holds at most 1 MB: a longer text must not fail the app's own write.
+  words constant text := $words$setweight(to_tsvector('english', left(coalesce(title, ''), 1000)), 'A') || setweight(to_tsvector('english', left(coalesce(content, ''), 200000)), 'B')$words$;
   old_width int;
   old_space text;
   new_space text;
@@ -122,8 +124,12 @@ begin
                       where i.indrelid = 'public.course_content'::regclass and m.amname = 'ivfflat' loop
       execute format('drop index %s', old_index.name);
     end loop;
+    execute format('create index if not exists course_content_words_idx on public.course_content using gin ((%s))', words);
+    perform reembed.set_lexical_search('course_content', words, 'english');
   else
     raise notice 'course_content has % rows: build its index with: reembed index --collection course_content', row_total;
+    raise notice 'for hybrid search run: create index concurrently course_content_words_idx on public.course_content using gin ((%)); then: select reembed.set_lexical_search(''course_content'', %, ''english'');',
+      words, quote_literal(words);
   end if;
 
   perform reembed.start_loading('course_content', 1);

@@ -42,7 +42,7 @@ select pg_temp.work(1);
 
 select is(embedding_route('course_content') - 'coverage',
           '{"collection": "course_content", "version": 1, "active": true, "space": "supabase/gte-small@384", "provider": "supabase", "model": "gte-small", "dimensions": 384,
-            "distance": "cosine", "query_prefix": "", "document_prefix": "", "max_input_tokens": 512, "function": "match_course_content",
+            "distance": "cosine", "query_prefix": "", "document_prefix": "", "max_input_tokens": 512, "function": "match_course_content", "hybrid": "hybrid_course_content",
             "filters": ["content_type", "part_id", "module_id"], "threshold": 0.5}'::jsonb, 'the route tells a client all that it needs to embed a query');
 select is(embedding_route('course_content', 2) ->> 'function', 'match_course_content_v2', 'of any version');
 select is(embedding_route('course_content', 2) ->> 'active', 'false', 'and whether it is the active one');
@@ -125,7 +125,7 @@ select is(pg_temp.error_of($$ select reembed.start_loading('course_content', 1) 
 select is(pg_temp.error_of($$ select reembed.cutover('course_content', 1) $$), 'RE007: version 1 of course_content cannot be made active: it was finalized', 'nor made active');
 
 select is(pg_temp.kinds(),
-          'add 1, add 2, load 1, adopt 1, indexing 1, ready 1, set_space 2, set_space 2, load 2, cutover 2, rollback 1, indexing 2, ready 2, cutover 2, rollback 1, cutover 2',
+          'add 1, add 2, lexical, load 1, adopt 1, indexing 1, ready 1, set_space 2, set_space 2, load 2, cutover 2, rollback 1, indexing 2, ready 2, cutover 2, rollback 1, cutover 2',
           'the events tell the whole story');
 select results_eq($$ select actor, reason from reembed.events where kind in ('cutover', 'rollback') order by id $$,
                   $$ values ('tester', 'a drill'), ('postgres', 'the drill is over'), ('tester', 'better answers'), ('postgres', 'worse answers'), ('postgres', null) $$, 'with who and why');

@@ -10,13 +10,13 @@ $$;
 -- Functions of public --------------------------------------------------------------------------------------------------------------------
 
 select results_eq($$ select pg_temp.executable('anon', 'public') $$,
-                  $$ values ('embedding_route'), ('match_course_content'), ('match_course_content_v2') $$,
-                  'anon executes the match RPCs and embedding_route, and nothing else');
+                  $$ values ('embedding_route'), ('hybrid_course_content'), ('hybrid_course_content_v2'), ('match_course_content'), ('match_course_content_v2') $$,
+                  'anon executes the match and hybrid RPCs and embedding_route, and nothing else');
 select results_eq($$ select pg_temp.executable('authenticated', 'public') $$,
-                  $$ values ('embedding_route'), ('match_course_content'), ('match_course_content_v2') $$,
+                  $$ values ('embedding_route'), ('hybrid_course_content'), ('hybrid_course_content_v2'), ('match_course_content'), ('match_course_content_v2') $$,
                   'authenticated executes the same');
 select is_empty($$ select proname from pg_proc where pronamespace = 'public'::regnamespace
-                    and proname !~ '^(reembed|match)_' and proname <> 'embedding_route' $$,
+                    and proname !~ '^(reembed|match|hybrid)_' and proname <> 'embedding_route' $$,
                 'public holds searches, the route and the doors for the service');
 select is_empty($$ select proname from pg_proc where pronamespace = 'public'::regnamespace and not has_function_privilege('service_role', oid, 'execute') $$,
                 'service_role executes all of them');
@@ -89,7 +89,7 @@ select reembed.add_version('tale', 'test/three@3', 'embedding', 'reembed.tale_in
 select reembed.start_loading('tale', 1), reembed.start_loading('course_content', 2);
 
 select results_eq($$ select pg_temp.executable('anon', 'public') $$,
-                  $$ values ('embedding_route'), ('match_course_content'), ('match_course_content_v2'), ('match_tale'), ('match_tale_v2') $$,
+                  $$ values ('embedding_route'), ('hybrid_course_content'), ('hybrid_course_content_v2'), ('match_course_content'), ('match_course_content_v2'), ('match_tale'), ('match_tale_v2') $$,
                   'a new version opens its search, and nothing else');
 select is_empty($$ select pg_temp.executable(role, 'reembed') from unnest(array['anon', 'authenticated', 'service_role']) role $$,
                 'and the triggers of a loading version are as closed as the rest');
@@ -98,7 +98,7 @@ select is_empty($$ select p.proname from pg_proc p cross join aclexplode(coalesc
                 'still nothing is open to PUBLIC');
 select reembed.set_space('course_content', 2, reembed.add_space('openai', 'another', 1536));
 select results_eq($$ select pg_temp.executable('authenticated', 'public') $$,
-                  $$ values ('embedding_route'), ('match_course_content'), ('match_course_content_v2'), ('match_tale'), ('match_tale_v2') $$,
+                  $$ values ('embedding_route'), ('hybrid_course_content'), ('hybrid_course_content_v2'), ('match_course_content'), ('match_course_content_v2'), ('match_tale'), ('match_tale_v2') $$,
                   'nor does a search made anew lose or gain a caller');
 
 select * from finish();

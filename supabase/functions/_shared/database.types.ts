@@ -51,6 +51,52 @@ export type Database = {
     Views: { [_ in never]: never };
     Functions: {
       embedding_route: { Args: { collection: string; version?: number }; Returns: Json };
+      hybrid_course_content: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_content_type?: string;
+          filter_part_id?: string;
+          filter_module_id?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          url: string;
+          content_type: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_course_content_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_content_type?: string;
+          filter_part_id?: string;
+          filter_module_id?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          url: string;
+          content_type: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
       match_course_content: {
         Args: {
           query_embedding: number[] | string;
