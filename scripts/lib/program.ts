@@ -1,5 +1,6 @@
 /** The `reembed` program: its commands, and the one place where a failure becomes two lines and an exit code. */
 import { Command } from "commander";
+import { addAdd } from "../commands/add.ts";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
@@ -19,6 +20,7 @@ import { failureOf, printFailure } from "./output.ts";
 const COMMANDS = [
   addInit,
   addDev,
+  addAdd,
   addIngest,
   addStatus,
   addEstimate,

@@ -27,6 +27,7 @@ describe("without a database", () => {
   const COMMANDS = [
     "init",
     "dev",
+    "add",
     "ingest",
     "status",
     "estimate",
