@@ -37,6 +37,8 @@ interface Options extends DatabaseOptions {
   readonly newPrice?: number;
   readonly filters?: string[];
   readonly returns?: string[];
+  readonly lexical?: string;
+  readonly lexicalColumn?: string;
   readonly vectors?: Placement;
   readonly rls: "keep" | "on";
 }
@@ -84,6 +86,11 @@ export function addAdd(program: Command): void {
       "columns that searches return; default: the key, the text's columns, the filters",
       splitNames,
     )
+    .option(
+      "--lexical <config>",
+      "search by words too, in this text search configuration: english, simple, ...; or none",
+    )
+    .option("--lexical-column <column>", "a tsvector column that has a GIN index already")
     .addOption(
       new Option(
         "--vectors <place>",
@@ -152,6 +159,8 @@ function answersFrom(options: Options): AddAnswers {
     newPrice: options.newPrice,
     filters: options.filters,
     returns: options.returns,
+    lexical: options.lexical === "none" ? null : options.lexical,
+    lexicalColumn: options.lexicalColumn,
     vectors: options.vectors,
     rowSecurity: options.rls,
   };
@@ -194,10 +203,19 @@ function report(
   if (next.placement !== advice.placement)
     out.say(`a ${advice.placement} is advised for its vectors: ${advice.reasons.join("; ")}`);
   else out.say(`its vectors stand in a ${next.placement}: ${advice.reasons.join("; ")}`);
-  for (const warning of plan.warnings) out.say(`warning: ${warning}`);
+  const warnings = [
+    ...plan.warnings,
+    ...(facts.statementTimeoutMs > 0 && milliseconds > facts.statementTimeoutMs / 2
+      ? [
+          `the trial took more than half of this role's statement_timeout (${duration(facts.statementTimeoutMs / 1000)}): raise it where the migration is applied`,
+        ]
+      : []),
+  ];
+  for (const warning of warnings) out.say(`warning: ${warning}`);
   for (const path of Object.values(files)) out.say(`wrote ${path}`);
   const commands = [
     "supabase db push",
+    ...(plan.lexical?.byHand ?? []).map((statement) => `in SQL, by itself: ${statement}`),
     ...(old !== undefined && old.indexes.length === 0
       ? [`reembed index --collection ${collection} --version 1`]
       : []),
@@ -229,7 +247,7 @@ function report(
           ],
     ),
     advised: advice,
-    warnings: plan.warnings,
+    warnings,
     files,
     milliseconds: Math.round(milliseconds),
     next: commands,

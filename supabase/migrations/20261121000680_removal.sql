@@ -23,7 +23,7 @@ begin
       execute format('drop function %s cascade', leftover.signature);
     end loop;
     for leftover in select p.oid::regprocedure as signature from pg_catalog.pg_proc p
-                     where p.pronamespace = 'public'::regnamespace and p.proname = v.match_function loop
+                     where p.pronamespace = 'public'::regnamespace and p.proname in (v.match_function, v.hybrid_function) loop
       execute format('drop function %s', leftover.signature);
     end loop;
   end loop;

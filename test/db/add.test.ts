@@ -96,7 +96,18 @@ const CASES: readonly Case[] = [
     table: "pages",
     collection: "site",
     args: [
-      ...["--name", "site", "--columns", "html", "--filters", "lang", "--returns", "slug,lang"],
+      ...[
+        "--name",
+        "site",
+        "--columns",
+        "html",
+        "--filters",
+        "lang",
+        "--returns",
+        "slug,lang",
+        "--lexical",
+        "english",
+      ],
       ...["--old-column", "embedding", "--old-space", "hash/words-and-ngrams@384", "--new-space", NEW],
       ...["--vectors", "table"],
     ],
@@ -112,6 +123,8 @@ const CASES: readonly Case[] = [
       );
       expect(found.rows).toHaveLength(20);
       expect(Object.keys(found.rows[0])).toEqual(["slug", "lang", "similarity"]);
+      const byWords = await client.query("select slug from public.hybrid_site_v2('words', match_count => 3)");
+      expect(byWords.rows).toHaveLength(3);
     },
   },
   {
@@ -156,7 +169,7 @@ const CASES: readonly Case[] = [
     args: [
       ...["--columns", `user,${LONG_COLUMN},it's -- $q$`, "--filters", "user"],
       ...["--old-column", "Embedding", "--old-space", "external/odd@8", "--new-space", NEW],
-      ...["--vectors", "table"],
+      ...["--vectors", "table", "--lexical", "simple"],
     ],
     rows: 12,
     adopted: 12,

@@ -43,6 +43,8 @@ const facts = z.object({
   matchFunctions: z.array(z.string()),
   collections: z.array(z.string()),
   oldestTransactionSeconds: z.number().nullable(),
+  /** Of the role that connects; 0: none. */
+  statementTimeoutMs: z.number(),
   pgvector: z.string(),
   keywords: z.array(z.string()),
   hnswIndexes: z.array(z.object({ name: z.string(), column: z.string() })),
@@ -189,6 +191,7 @@ select jsonb_build_object(
   'collections', (select coalesce(jsonb_agg(x.name), '[]') from reembed.collections x),
   'oldestTransactionSeconds', (select extract(epoch from max(clock_timestamp() - s.xact_start))::float8 from pg_locks l join pg_stat_activity s on s.pid = l.pid
                                 where l.relation = c.oid and l.granted and s.pid <> pg_backend_pid()),
+  'statementTimeoutMs', (select s.setting::float8 from pg_settings s where s.name = 'statement_timeout'),
   'pgvector', (select e.extversion from pg_extension e where e.extname = 'vector'),
   'keywords', (select jsonb_agg(k.word) from pg_get_keywords() k where k.catcode <> 'U'),
   'hnswIndexes', (select coalesce(jsonb_agg(jsonb_build_object('name', x.relname, 'column', a.attname)), '[]') from pg_index i

@@ -16,6 +16,7 @@ export function migrationSql(plan: Plan, downFile: string): string {
     inputFunction(plan),
     ...(plan.rowSecurity === "on" ? [`alter table ${plan.table} enable row level security;`] : []),
     ...(old === undefined ? [] : [registerOld(plan)]),
+    ...wordsIndex(plan),
     next.placement === "table" ? vectorTable(plan) : vectorColumn(plan),
     registerNext(plan),
     "notify pgrst, 'reload schema';",
@@ -35,6 +36,9 @@ export function downSql(plan: Plan, migrationFile: string): string {
     "set local lock_timeout = '5s';",
     `select reembed.remove_collection(${literal(plan.collection)});`,
     `drop function ${plan.inputFunction}(${plan.table});`,
+    ...(plan.lexical?.index === undefined
+      ? []
+      : [`drop index if exists ${quote.qualified(plan.facts.schema, plan.lexical.index)};`]),
     next.placement === "table"
       ? `drop table ${next.vectorTable};`
       : `alter table ${plan.table} drop column ${quote.id(next.vectorColumn)};`,
@@ -100,13 +104,19 @@ function registerOld({ collection, old, table, ...plan }: Plan): string {
 }
 
 function registerNext(plan: Plan): string {
-  const { collection, next, old } = plan;
+  const { collection, next, old, lexical } = plan;
   const own = next.placement === "table" ? next : undefined;
   const lines = [
     "begin",
     `  ${addSpace(next.space)}`,
     ...(old === undefined ? addCollection(plan) : []),
     `  perform ${addVersion(collection, plan.inputFunction, next, own)};`,
+    ...(lexical === undefined || lexical.byHand.length > 0
+      ? []
+      : [
+          "  -- Searched by words, too: this makes the hybrid RPC of each version.",
+          `  perform reembed.set_lexical_search(${literal(collection)}, ${literal(lexical.expression)}, ${literal(lexical.config)});`,
+        ]),
     "end",
   ];
   return `-- Version ${next.number}: prepared. \`reembed backfill --collection ${collection} --version ${next.number}\` loads it.\ndo ${dollarQuoted(lines.join("\n"))};`;
@@ -189,6 +199,12 @@ function vectorTable({ quote, table, next, key, facts, collection }: Plan): stri
           `  using ((select true from ${table} source where ${same}));`,
         ]),
   ].join("\n");
+}
+
+/** Of a large table it is built by hand, concurrently. */
+function wordsIndex({ lexical, table }: Plan): string[] {
+  if (lexical?.index === undefined || lexical.byHand.length > 0) return [];
+  return [`create index ${lexical.index} on ${table} using gin ((${lexical.expression}));`];
 }
 
 /** A column for the new vectors: short waits with pauses between, since a queued lock would hold up every search that comes after it. */

@@ -55,6 +55,9 @@ function testsOf(plan: Plan): string[] {
           ),
         ]
       : []),
+    ...(plan.lexical === undefined || plan.lexical.byHand.length > 0
+      ? []
+      : versions.flatMap((version) => hybridTests(version, collection))),
     ...(plan.rowSecurity === "on"
       ? [
           isTest(
@@ -111,6 +114,22 @@ function versionTests(version: PlannedVersion, collection: string): string[] {
       `pg_temp.state_of(${dollarQuoted(call(`${ofWidth(space.dimensions)}, query_space => 'test/another@1'`), " ")})`,
       "'RE002'",
       "and another space",
+    ),
+  ];
+}
+
+function hybridTests({ number, space }: PlannedVersion, collection: string): string[] {
+  const name = `hybrid_${collection}${number === 1 ? "" : `_v${number}`}`;
+  return [
+    isTest(
+      `pg_temp.state_of(${dollarQuoted(`select from public.${name}('word')`, " ")})`,
+      "'none'",
+      `${name} searches by words`,
+    ),
+    isTest(
+      `pg_temp.state_of(${dollarQuoted(`select from public.${name}('word', '[1,2]', query_space => ${literal(space.id)})`, " ")})`,
+      space.dimensions === 2 ? "'none'" : "'RE001'",
+      "and refuses a vector of another width",
     ),
   ];
 }

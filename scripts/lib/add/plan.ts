@@ -1,7 +1,7 @@
 /** From a table's facts and an operator's answers to what the migration makes: every choice checked, each refusal naming its option. */
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import { isVector, type TableColumn, type TableFacts, type VectorTableFacts } from "./inspect.ts";
-import { createQuoter, type Quoter } from "./quote.ts";
+import { createQuoter, literal, type Quoter } from "./quote.ts";
 import { parseSpace, type SpaceChoice, vectorType } from "./spaces.ts";
 
 export type Placement = "table" | "column";
@@ -26,6 +26,20 @@ export interface AddAnswers {
   readonly returns?: readonly string[] | undefined;
   readonly vectors?: Placement | undefined;
   readonly rowSecurity: "keep" | "on";
+  /** The text search configuration in which the words of the texts are searched, too; null or undefined: they are not. */
+  readonly lexical?: string | null | undefined;
+  /** A tsvector column that has a GIN index already. */
+  readonly lexicalColumn?: string | undefined;
+}
+
+/** How words are searched beside vectors. */
+export interface LexicalSearch {
+  readonly config: string;
+  readonly expression: string;
+  /** The GIN index that has to be built; undefined where one stands. */
+  readonly index: string | undefined;
+  /** What is left to be run by hand where the table is too large to build it in a transaction: the migration then makes no hybrid RPC. */
+  readonly byHand: readonly string[];
 }
 
 /** A version as the migration registers it. */
@@ -65,6 +79,7 @@ export interface Plan {
   readonly rowSecurity: "keep" | "on";
   readonly old: OldVersion | undefined;
   readonly next: NewVersion;
+  readonly lexical: LexicalSearch | undefined;
   /** What an operator should know before applying it. */
   readonly warnings: readonly string[];
 }
@@ -80,6 +95,11 @@ const RPC_NAMES = [
   "similarity",
   "found_rows",
   "_distance",
+];
+/** And those of the hybrid RPCs, where there are any. */
+const HYBRID_NAMES = [
+  ...["query_text", "rrf_k", "full_text_weight", "semantic_weight", "score"],
+  ...["_place", "_score", "_rank", "_words", "_nearness", "_part"],
 ];
 
 const wrong = (message: string, hint: string) => new ReembedError("invalid_request", message, hint);
@@ -170,8 +190,10 @@ export function makePlan(
   const table = quote.qualified(facts.schema, facts.name);
   const old = planOld(facts, answers, collection, table, key, oldTable, quote);
   const next = planNext(facts, answers, collection, table, keyNames, old, quote);
+  const lexical = planLexical(facts, answers, expression, collection, table, quote);
+  const reserved = lexical === undefined ? RPC_NAMES : [...RPC_NAMES, ...HYBRID_NAMES];
   const publicColumns = answers.returns ?? [
-    ...new Set([...keyNames, ...usedColumns, ...filterColumns].filter((name) => !RPC_NAMES.includes(name))),
+    ...new Set([...keyNames, ...usedColumns, ...filterColumns].filter((name) => !reserved.includes(name))),
   ];
   for (const name of publicColumns) refuseVector(columnNamed(facts, name, "--returns"), "--returns");
   return {
@@ -187,6 +209,7 @@ export function makePlan(
     rowSecurity: facts.rowSecurity ? "keep" : answers.rowSecurity,
     old,
     next,
+    lexical,
     warnings: warningsOf(facts, answers, old, next, collection),
   };
 }
@@ -340,6 +363,47 @@ function planNext(
   const taken = facts.columns.map((column) => column.name);
   const vectorColumn = free(`embedding_${space.dimensions}`, taken);
   return { ...version, vectorTable: table, vectorColumn, vectorKey: undefined };
+}
+
+/** A tsvector holds at most 1 MB: a longer text must not fail the app's own write. */
+const LONGEST_LEXICAL_TEXT = 200_000;
+
+function planLexical(
+  facts: TableFacts,
+  { lexical: config, lexicalColumn }: AddAnswers,
+  text: string,
+  collection: string,
+  table: string,
+  quote: Quoter,
+): LexicalSearch | undefined {
+  if (config == null) {
+    if (lexicalColumn === undefined) return undefined;
+    throw wrong(
+      "--lexical is missing: --lexical-column names a column of words",
+      "Name the text search configuration it was made with, such as --lexical english.",
+    );
+  }
+  if (lexicalColumn !== undefined) {
+    const column = columnNamed(facts, lexicalColumn, "--lexical-column");
+    if (column.typeName !== "tsvector")
+      throw wrong(
+        `--lexical-column: ${column.name} is ${column.type}, no tsvector`,
+        "Name a column of words.",
+      );
+    return { config, expression: quote.id(column.name), index: undefined, byHand: [] };
+  }
+  const expression = `to_tsvector(${literal(config)}, left((${text})::text, ${LONGEST_LEXICAL_TEXT}))`;
+  const name = free(`${collection}_words_idx`, facts.relations);
+  if (facts.rows < LARGE_ROWS) return { config, expression, index: name, byHand: [] };
+  return {
+    config,
+    expression,
+    index: name,
+    byHand: [
+      `create index concurrently ${name} on ${table} using gin ((${expression}));`,
+      `select reembed.set_lexical_search(${literal(collection)}, ${literal(expression)}, ${literal(config)});`,
+    ],
+  };
 }
 
 /** The name, or with a number where it is taken. */

@@ -76,6 +76,13 @@ export async function askForAnswers(
   const newSpace =
     given.newSpace ?? (await ask("The model to move to", "openai/text-embedding-3-small@1536"));
   const filters = given.filters ?? splitNames(await ask("Columns that searches filter by, or nothing", ""));
+  const lexical =
+    given.lexical !== undefined
+      ? given.lexical
+      : await ask(
+          "Search by words too, in this text search configuration (english, simple, ...), or none",
+          "none",
+        );
   const advice = recommendPlacement(facts);
   const place =
     given.vectors ??
@@ -93,6 +100,7 @@ export async function askForAnswers(
     oldSpace,
     newSpace,
     filters,
+    lexical: lexical === "none" ? null : lexical,
     vectors: place === "column" ? "column" : "table",
   };
 }
