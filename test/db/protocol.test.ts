@@ -741,6 +741,23 @@ describePostgres("the protocol", () => {
       { holds: 1, broken: 2 },
     );
     rule(
+      "that waited for the space's row gives nothing when the space was paused meanwhile",
+      async () => {
+        const { collection, v1 } = at(placement);
+        await insertRow(app.client, collection, "a text");
+        await worker.client.query("begin");
+        await worker.client.query("select reembed.pause_space($1, 'no credit')", [v1.space]);
+        const claiming = claim(app.client, { collection: collection.name });
+        await untilBlocked(observer.client, app, claiming);
+        await worker.client.query("commit");
+        const { reason, jobs: given } = await claiming;
+        await worker.client.query("select reembed.resume_space($1)", [v1.space]);
+        return { reason, given: given.length };
+      },
+      { of: () => CLAIM, edits: [["if s.paused_until > clock_timestamp() then", "if false then"]] },
+      { holds: { reason: "paused", given: 0 }, broken: { reason: "work", given: 1 } },
+    );
+    rule(
       "leaves out a text that another live lease of the space holds",
       async () => {
         const collection = await twins();
