@@ -5,6 +5,7 @@ import { addBackfill } from "../commands/backfill.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
 import { addEstimate } from "../commands/estimate.ts";
+import { addEvaluate } from "../commands/evaluate.ts";
 import { addIndex } from "../commands/index.ts";
 import { addIngest } from "../commands/ingest.ts";
 import { addInit } from "../commands/init.ts";
@@ -28,6 +29,7 @@ const COMMANDS = [
   addWork,
   addSearch,
   addIndex,
+  addEvaluate,
   addCutover,
   addRollback,
   addRetry,

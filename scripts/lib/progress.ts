@@ -3,16 +3,16 @@ import { SingleBar } from "cli-progress";
 import { dollars, duration } from "./output.ts";
 
 export interface Progress {
-  /** Rows done in this run, rows in all, and what this run has cost so far in US dollars. */
-  update(done: number, total: number, costUsd: number): void;
+  /** How many are done in this run, how many there are in all, and what this run has cost so far in US dollars, where that is told. */
+  update(done: number, total: number, costUsd?: number): void;
   stop(): void;
 }
 
-/** Starts a bar over rows with rate, ETA and cost. */
-export function startProgress(): Progress {
+/** Starts a bar with rate, ETA and cost. */
+export function startProgress(unit = "rows"): Progress {
   const began = performance.now();
   const bar = new SingleBar({
-    format: "{bar} {percentage} % | {value}/{total} rows | {rate} rows/s | ETA {left} | {cost}",
+    format: `{bar} {percentage} % | {value}/{total} ${unit} | {rate} ${unit}/s | ETA {left}{cost}`,
     stream: process.stderr,
     hideCursor: true,
     clearOnComplete: true,
@@ -20,7 +20,7 @@ export function startProgress(): Progress {
     barCompleteChar: "█",
     barIncompleteChar: "░",
   });
-  bar.start(0, 0, { rate: 0, left: "-", cost: dollars(0) });
+  bar.start(0, 0, { rate: 0, left: "-", cost: "" });
   return {
     update(done, total, costUsd) {
       const rate = done / Math.max((performance.now() - began) / 1000, 0.001);
@@ -28,7 +28,7 @@ export function startProgress(): Progress {
       bar.update(done, {
         rate: Math.round(rate),
         left: done === 0 ? "-" : duration((total - done) / rate),
-        cost: dollars(costUsd),
+        cost: costUsd === undefined ? "" : ` | ${dollars(costUsd)}`,
       });
     },
     stop: () => bar.stop(),

@@ -52,6 +52,23 @@ describePostgres("the documents' SQL", () => {
     }
   });
 
+  test("evaluation.md: the query log is switched on and off, verdicts are read", async () => {
+    const client = new Client((await createDatabase()).url);
+    await client.connect();
+    try {
+      await runAll(client, blocksOf("evaluation.md"));
+      expect(
+        (
+          await client.query(
+            "select detail -> 'enabled' as enabled from reembed.events where kind = 'query_log' order by id",
+          )
+        ).rows,
+      ).toEqual([{ enabled: true }, { enabled: false }]);
+    } finally {
+      await client.end();
+    }
+  });
+
   test("providers.md: spaces are added, and versions without records take others", async () => {
     const client = new Client((await createDatabase()).url);
     await client.connect();
