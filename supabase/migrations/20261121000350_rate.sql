@@ -4,7 +4,8 @@
 --
 -- Three things hold a claim back, each for a different reason:
 --   * the space waits, because the provider said so (429 with a time), and longer each time it says so again;
---   * as many requests are open as the space has learned to have in flight: one more with each round of successes, half with each refusal;
+--   * as many requests are open as the space has learned to have in flight: one more with each round of successes, half with each refusal. After a
+--     refusal it is one, until that one succeeds: what nobody knows to be over is tried with a single request, not with half of a storm;
 --   * the provider's own budget a minute, as its last answer stated it, has no room for the request. That is what avoids the refusals.
 -- Whoever asks holds the space's row (the claim takes it first), so that of ten workers one goes and nine are told how long to wait.
 
@@ -37,6 +38,7 @@ language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 declare
   open_requests int;
   open_tokens double precision;
+  open_tries int;
   seconds constant double precision := greatest(0, extract(epoch from clock_timestamp() - s.rate_seen_at));
   told constant double precision := greatest(0, extract(epoch from s.waits_until - clock_timestamp()) * 1000);
   room double precision;
@@ -45,12 +47,12 @@ begin
     return told;
   end if;
   -- A request that was answered and is not settled yet counts as if it were not in the provider's figure: too careful for a moment, never too bold.
-  select count(*), coalesce(sum(u.tokens), 0) into open_requests, open_tokens
+  select count(*), coalesce(sum(u.tokens), 0), count(*) filter (where s.refusals > 0 and u.at > s.refused_at) into open_requests, open_tokens, open_tries
     from reembed.usage u
    where u.space_id = s.id and u.state = 'reserved' and u.purpose = 'document' and u.lane = 'sync' and u.lease_until > clock_timestamp();
   room := greatest(reembed.bucket_wait(s.tokens_per_minute, s.tokens_left, seconds, open_tokens, tokens),
                    reembed.bucket_wait(s.requests_per_minute, s.requests_left, seconds, open_requests, 1));
-  if open_requests >= floor(s.max_in_flight) then
+  if open_requests >= floor(s.max_in_flight) or open_tries > 0 then
     room := greatest(room, 250);
   end if;
   -- What is open may be settled at any moment, and then there is a newer figure.
@@ -82,11 +84,15 @@ begin
            refusals = s.refusals + first.of_burst::int,
            refused_at = at,
            waits_until = greatest(s.waits_until, at + make_interval(secs =>
-             greatest(coalesce(told_ms, 1000), case when first.of_burst then 250 * 2 ^ least(s.refusals, 5) else 0 end) / 1000))
+             greatest(coalesce(told_ms, 1000), case when first.of_burst then least(250 * 4 ^ least(s.refusals, 3), 8000) else 0 end) / 1000))
       from (select x.id, x.refused_at is null or note_answer.asked_at > x.refused_at as of_burst from reembed.spaces x where x.id = note_answer.space_id) first
      where s.id = first.id;
   else
-    update reembed.spaces s set refusals = 0, max_in_flight = least(64, s.max_in_flight + 1 / s.max_in_flight) where s.id = note_answer.space_id;
+    -- A success that was sent before the last refusal says nothing about what the provider allows since.
+    update reembed.spaces s
+       set refusals = case when note_answer.asked_at < s.refused_at then s.refusals else 0 end,
+           max_in_flight = least(64, s.max_in_flight + 1 / s.max_in_flight)
+     where s.id = note_answer.space_id;
   end if;
   update reembed.spaces s
      set rate_seen_at = seen_at,
@@ -97,6 +103,6 @@ begin
 end
 $$;
 comment on function reembed.note_answer(text, timestamptz, jsonb) is
-  'Learns from a provider''s answer to a request that was claimed at asked_at: { refused, retry_after_ms, age_ms, tokens_per_minute, tokens_left, requests_per_minute, requests_left }, all optional. A refusal makes the space wait as long as it was told, at least 250 ms doubled with each refusal in a row up to 8 s. The caller holds the space''s row.';
+  'Learns from a provider''s answer to a request that was claimed at asked_at: { refused, retry_after_ms, age_ms, tokens_per_minute, tokens_left, requests_per_minute, requests_left }, all optional. A refusal makes the space wait as long as it was told, at least 250 ms, four times that with each refusal in a row, up to 8 s. The caller holds the space''s row.';
 
 revoke execute on all functions in schema reembed from public;

@@ -53,7 +53,8 @@ describePostgres("the rate of a space", () => {
   /** As if so many seconds had passed for the space. */
   const pass = (seconds: number): Promise<unknown> =>
     client.query(
-      `update reembed.spaces set waits_until = waits_until - make_interval(secs => $1),
+      `with past as (update reembed.usage set at = at - make_interval(secs => $1))
+       update reembed.spaces set waits_until = waits_until - make_interval(secs => $1),
               refused_at = refused_at - make_interval(secs => $1), rate_seen_at = rate_seen_at - make_interval(secs => $1)`,
       [seconds],
     );
@@ -104,16 +105,31 @@ describePostgres("the rate of a space", () => {
     expect(waits).toBeGreaterThan(29);
   });
 
+  test("after a refusal one request at a time tries it, until one succeeds; what was sent before says nothing", async () => {
+    const [before, refused] = [await claim(), await claim()];
+    await settle(refused, { refused: true, retry_after_ms: 10 });
+    await pass(1);
+    const first = await claim();
+    expect(first).toMatchObject({ reason: "work" });
+    await settle(before, { refused: false });
+    expect(await state()).toMatchObject({ refusals: 1 });
+    expect(await claim()).toMatchObject({ reason: "rate" });
+
+    await settle(first, { refused: false });
+    expect(await state()).toMatchObject({ refusals: 0 });
+    expect([await claim(), await claim()]).toMatchObject([{ reason: "work" }, { reason: "work" }]);
+  });
+
   test("refusals in a row wait longer each time, up to eight seconds; a success ends the row", async () => {
     const waits: number[] = [];
-    for (let n = 0; n < 8; n += 1) {
+    for (let n = 0; n < 6; n += 1) {
       await settle(await claim(), { refused: true, retry_after_ms: 10 });
       const { waits: told, limit } = await state();
       waits.push(Math.ceil(told * 1000));
       expect(limit).toBeGreaterThanOrEqual(1);
       await pass(9);
     }
-    for (const [n, least] of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000].entries()) {
+    for (const [n, least] of [250, 1_000, 4_000, 8_000, 8_000, 8_000].entries()) {
       expect(waits[n]).toBeGreaterThan(least - 200);
       expect(waits[n]).toBeLessThanOrEqual(least);
     }
