@@ -1,7 +1,11 @@
 /** `reembed backfill`: loads a version, builds its index and reports what it cost. Run again, it goes on where it ended. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { type BatchReport, workBatches } from "../../supabase/functions/_shared/batch.ts";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
+import { createQueue } from "../../supabase/functions/_shared/queue.ts";
+import { openBatchStore } from "../lib/batch-store.ts";
 import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { advance, LANES, type MoveTarget, startLoading, work } from "../lib/move.ts";
@@ -12,22 +16,35 @@ import {
   wholeNumber,
   withDatabaseOptions,
 } from "../lib/options.ts";
-import { createOutput, dollars, type Output } from "../lib/output.ts";
+import { createOutput, dollars, duration, type Output } from "../lib/output.ts";
 import { probe } from "../lib/probe.ts";
 import { startProgress } from "../lib/progress.ts";
-import { embeddersFrom } from "../lib/providers.ts";
+import { batchesFrom, embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { spentSince, timeOf } from "../lib/spending.ts";
 import { chooseCollection, chooseVersion, type VersionEntry } from "../lib/targets.ts";
 import { withoutStatementTimeout } from "../lib/time-out.ts";
-import { counted, type Facts, type WorkOffEnd, type WorkOffReport, workOff } from "../lib/work-off.ts";
+import {
+  add,
+  counted,
+  type Facts,
+  noTotals,
+  type WorkOffEnd,
+  type WorkOffReport,
+  workOff,
+} from "../lib/work-off.ts";
 
 interface Options extends DatabaseOptions {
   readonly collection?: string;
   readonly version?: number;
-  readonly batch: number;
+  readonly lane: "sync" | "batch";
+  readonly batch?: number;
+  readonly interval: number;
   readonly limit?: number;
 }
+
+/** Rows in one request, and in one batch: what each takes at most, and what it is given. */
+const BATCH = { sync: { most: 2_048, usual: 500 }, batch: { most: 50_000, usual: 50_000 } } as const;
 
 /** Between slices the database is asked how much is left and what was spent; its lanes come to rest for that. */
 const SLICE_MS = 10_000;
@@ -49,19 +66,51 @@ export function addBackfill(program: Command): void {
     .description("Loads a version: enqueues its rows, embeds them, builds its index. Run again, it goes on.")
     .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
     .option("--version <number>", "the version; default: the newest", versionNumber)
-    .option("--batch <rows>", "rows in one provider request, 1 to 2048", wholeNumber(1, 2_048), 500)
+    .addOption(
+      new Option("--lane <lane>", "batch: through OpenAI's Batch API, within a day, at half the price")
+        .choices(["sync", "batch"])
+        .default("sync"),
+    )
+    .option(
+      "--batch <rows>",
+      "rows in one provider request, 1 to 2048, default 500; in the batch lane rows in one batch, to 50000",
+      wholeNumber(1, 50_000),
+    )
+    .option(
+      "--interval <seconds>",
+      "in the batch lane, how often the provider is asked",
+      wholeNumber(1, 3_600),
+      60,
+    )
     .option("--limit <rows>", "stop after so many rows", wholeNumber(1, 1_000_000_000))
     .addHelpText(
       "after",
-      "\nExample:\n  npm run -s reembed -- backfill --collection course_content --version 2",
+      `
+The batch lane goes on at the provider when this command ends: the same command again collects what it brought.
+
+Examples:
+  npm run -s reembed -- backfill --collection course_content --version 2
+  npm run -s reembed -- backfill --collection course_content --version 2 --lane batch`,
     )
     .action(backfill);
 }
 
 async function backfill(options: Options): Promise<void> {
+  const { most } = BATCH[options.lane];
+  if (options.batch !== undefined && options.batch > most) {
+    throw new ReembedError(
+      "invalid_request",
+      `--batch is ${options.batch}: in the ${options.lane} lane it must be between 1 and ${most}`,
+      "Give a smaller one.",
+    );
+  }
   const out = createOutput(options.json);
+  const stopping =
+    options.lane === "batch"
+      ? "stopping: batches that were submitted go on at the provider; run the same command again to collect them"
+      : "stopping: what is being embedded is finished or given back; a second time ends at once";
   await untilSignalled(
-    () => out.note("stopping: what is being embedded is finished or given back; a second time ends at once"),
+    () => out.note(stopping),
     // One connection: what is set for the index build holds for it.
     (signal) => withDatabase(options, (db) => load(db, options, out, signal), 1),
   );
@@ -73,19 +122,89 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
   const target: MoveTarget = { collection: version.collection, version: version.version };
   const since = await timeOf(db);
   const embedderFor = embeddersFrom(process.env);
+  const batches = options.lane === "batch" ? batchesFrom(process.env)(version.space) : undefined;
   // Without its provider a version that is not maintained yet is better left alone.
   if (!version.maintained) await probe(db, target, embedderFor(version.space), signal);
   out.note(`${target.collection} v${target.version}: ${version.space.id}`);
   const enqueued = await startLoading(db, target);
   if ((await factsOf(db, version.id, since)).pending > 0) embedderFor(version.space);
 
-  const report = await embedAll(db, version, since, options, embedderFor, out, signal);
+  const batched = batches && (await embedInBatches(db, version, options, batches, out, signal));
+  // What a batch does not take: edits of this minute, and texts that it could not bring home.
+  const report =
+    batched === undefined || batched.ended === "done"
+      ? together(
+          batched,
+          await embedAll(db, version, since, afterBatches(options, batched), embedderFor, out, signal),
+        )
+      : batched;
   let state: string | undefined;
   if (!signal.aborted && report.ended !== "paused") {
     await withoutStatementTimeout(db);
     state = await advance(db, target);
   }
   await summarize(db, { target, version, report, enqueued, since, began, state }, out);
+}
+
+/** What is left of a limit. */
+function afterBatches(options: Options, batched: WorkOffReport | undefined): Options {
+  if (options.limit === undefined || batched === undefined) return options;
+  return { ...options, limit: Math.max(1, options.limit - counted(batched.totals)) };
+}
+
+/** The batch lane, up to the point where nothing is left for it. */
+async function embedInBatches(
+  db: Database,
+  version: VersionEntry,
+  options: Options,
+  provider: BatchProvider,
+  out: Output,
+  signal: AbortSignal,
+): Promise<WorkOffReport> {
+  const { space } = version;
+  const workers = await openDatabase(db.url, 2);
+  let said = "";
+  try {
+    const report: BatchReport = await workBatches(
+      {
+        store: openBatchStore(workers, { id: version.id, spaceId: space.id }),
+        provider,
+        queue: createQueue(workers.rpc, workers.vectorForm),
+        now: () => performance.now(),
+        wait: (milliseconds) => pause(milliseconds, signal),
+      },
+      {
+        batch: options.batch ?? BATCH.batch.usual,
+        limit: options.limit ?? 0,
+        intervalMs: options.interval * 1000,
+        signal,
+        onRound: (open, { done }) => {
+          const lines = open.map(
+            (batch) =>
+              `batch ${batch.id}: ${batch.provider_status ?? batch.state}, ${batch.requests_done + batch.requests_failed} of ${batch.requests} texts, ${batch.rows} rows`,
+          );
+          const says = [...lines, `${done} rows stored`].join("\n");
+          if (says !== said) out.note(says);
+          said = says;
+        },
+        onWait: (reason, milliseconds) => out.note(`${reason}; going on in ${duration(milliseconds / 1000)}`),
+      },
+    );
+    const totals = noTotals();
+    add(totals, report.counts);
+    return { ended: report.ended, totals, error: report.counts.error };
+  } finally {
+    await workers.close();
+  }
+}
+
+/** What both lanes did, with the end of the later one. */
+function together(first: WorkOffReport | undefined, then: WorkOffReport): WorkOffReport {
+  if (first === undefined) return then;
+  const totals = noTotals();
+  add(totals, first.totals);
+  add(totals, then.totals);
+  return { ended: then.ended, totals, error: then.error ?? first.error };
 }
 
 async function embedAll(
@@ -115,7 +234,7 @@ async function embedAll(
           work(workers, embedderFor, {
             collection,
             version: version.version,
-            batch: options.batch,
+            batch: options.lane === "sync" ? (options.batch ?? BATCH.sync.usual) : BATCH.sync.usual,
             limit,
             lanes: LANES,
             budgetMs: SLICE_MS,
@@ -194,7 +313,7 @@ async function summarize(db: Database, run: Run, out: Output): Promise<void> {
   out.say(`${target.collection} v${target.version} is ${state}: ${ENDS[ended].says}`);
   if (ended === "paused") {
     out.note(`error: ${error ?? "the space is paused"}`);
-    out.note(`hint: Mend the cause, then run in SQL: select reembed.resume_space('${version.space.id}');`);
+    out.note(`hint: Mend the cause, then run reembed resume ${version.space.id} and this again.`);
   } else if (ended === "budget") {
     out.note(`error: ${error ?? ENDS.budget.says}`);
     out.note(

@@ -133,6 +133,6 @@ export function noTotals(): Totals {
 }
 
 /** Adds a slice's counts to those of the run. */
-export function add(totals: Totals, report: SliceReport): void {
+export function add(totals: Totals, report: Totals): void {
   for (const name of Object.keys(totals) as (keyof Totals)[]) totals[name] += report[name];
 }

@@ -104,12 +104,13 @@ begin
     return null;
   end if;
   return jsonb_build_object('id', b.id, 'version_id', b.version_id, 'state', b.state, 'input_file_id', b.input_file_id, 'provider_id', b.provider_id,
+    'long_text', (select c.long_text from reembed.versions v join reembed.collections c on c.id = v.collection_id where v.id = b.version_id),
     'created_s', extract(epoch from b.created_at)::bigint, 'asked_ms_ago', (extract(epoch from clock_timestamp() - b.creating_at) * 1000)::bigint,
     'rows', (select count(*) from reembed.batch_items i where i.batch_id = b.id));
 end
 $$;
 comment on function reembed.take_batch(uuid, uuid, int) is
-  'Makes the caller the driver of an open batch for so many seconds, or renews that. Null where another drives it or it is closed. Returns { id, version_id, state, input_file_id, provider_id, created_s, asked_ms_ago: since the provider was asked to begin, rows }.';
+  'Makes the caller the driver of an open batch for so many seconds, or renews that. Null where another drives it or it is closed. Returns { id, version_id, state, input_file_id, provider_id, long_text, created_s: seconds since 1970, asked_ms_ago: since the provider was asked to begin, rows }.';
 
 create function reembed.leave_batch(batch_id uuid, driver uuid) returns void
 language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -233,12 +234,12 @@ comment on function reembed.note_batch_status(uuid, text, int, int) is 'What the
 
 create function reembed.open_batch_rows(batch_id uuid, after_row text default null, max_rows int default 5000) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select coalesce(jsonb_agg(jsonb_build_array(i.row_id, encode(i.hash, 'hex'), i.truncated) order by i.row_id), '[]')
+  select coalesce(jsonb_agg(jsonb_build_array(i.row_id, encode(i.hash, 'hex'), i.tokens) order by i.row_id), '[]')
     from (select * from reembed.batch_items x
            where x.batch_id = open_batch_rows.batch_id and x.outcome is null and (after_row is null or x.row_id > after_row)
            order by x.row_id limit max_rows) i
 $$;
-comment on function reembed.open_batch_rows(uuid, text, int) is 'The next rows of a batch that have no end yet, as [row_id, hash, truncated].';
+comment on function reembed.open_batch_rows(uuid, text, int) is 'The next rows of a batch that have no end yet, as [row_id, hash, estimated tokens].';
 
 create function reembed.store_batch(batch_id uuid, row_ids text[], vectors extensions.vector[], billed bigint[], skipped text[] default null, wait boolean default false) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -319,6 +320,10 @@ begin
   end if;
   -- What was leased and not noted: nothing of it was sent.
   perform reembed.release(b.version_id, b.id);
+  if b.state = 'gathering' and not exists (select from reembed.batch_items i where i.batch_id = b.id) then
+    delete from reembed.batches x where x.id = b.id;
+    return '{}';
+  end if;
   select coalesce(jsonb_object_agg(x.outcome, x.rows), '{}') into counts
     from (select i.outcome, count(*) as rows from reembed.batch_items i where i.batch_id = b.id group by i.outcome) x;
   with texts as (

@@ -43,3 +43,8 @@ function firstBytes(text: string, bytes: number): string {
   const { read } = encoder.encodeInto(text, new Uint8Array(Math.max(bytes, MOST_BYTES_PER_CHARACTER)));
   return text.slice(0, read);
 }
+
+/** Why a row fails whose text is too long, where the collection wants no part of it embedded. */
+export function tooLongFor({ id, max_input_tokens }: Space): string {
+  return `the text is longer than the ${max_input_tokens} tokens that ${id} takes, by the estimate of a token for every four bytes: shorten it, or let the collection's long_text be truncate`;
+}

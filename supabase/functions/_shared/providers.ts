@@ -3,6 +3,7 @@ import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
+import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
 
 /** What the environment offers: read once at the door, handed in here. */
@@ -45,6 +46,21 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
         "Known providers: openai, hash, supabase, and external for vectors brought from elsewhere.",
       );
   }
+}
+
+/**
+ * The batch interface of a space's provider.
+ * @throws ReembedError `provider_unavailable` when the provider has none, or is not configured.
+ */
+export function createBatchProvider(space: Space, config: ProviderConfig): BatchProvider {
+  if (space.provider !== "openai") {
+    throw unavailable(
+      space,
+      `the provider ${space.provider} has no batch interface`,
+      "Only spaces of the provider openai have the batch lane.",
+    );
+  }
+  return createOpenAIBatches({ space, ...readOpenAIConfig(space, config) });
 }
 
 /** Refuses at once what would otherwise look like a broken connection at each request. */

@@ -32,7 +32,8 @@ const copy = z.object({ row_id: z.string(), hash: z.string() });
 /** A leased job whose text has a stored vector in the version: it is copied, not bought. */
 export type Copy = z.infer<typeof copy>;
 
-const claim = z.discriminatedUnion("reason", [
+/** What a claim answers. */
+export const claim = z.discriminatedUnion("reason", [
   z.object({
     reason: z.enum(["work", "again", "busy", "idle"]),
     jobs: z.array(job),
@@ -101,7 +102,8 @@ export interface Result {
   readonly tokens: number;
 }
 
-const outcomes = z.object({
+/** What a complete answers. */
+export const outcomes = z.object({
   done: z.number(),
   stale: z.array(z.string()),
   lost_lease: z.array(z.string()),

@@ -5,7 +5,7 @@
 import { describeBudget } from "./budget.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
-import { fittingText, shorterText } from "./long-text.ts";
+import { fittingText, shorterText, tooLongFor } from "./long-text.ts";
 import { ProviderError } from "./provider-error.ts";
 import type {
   Claim,
@@ -200,7 +200,7 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
     }
     if (claim.reason === "idle" || claim.reason === "busy") return claim.reason;
     if (claim.reason === "again") return undefined;
-    await copyClaim(slice, claim);
+    await copyClaim({ ...slice, queue: ports.queue }, claim);
     const stop = claim.jobs.length > 0 ? await workClaim(slice, leaseOf(claim), claim.jobs) : undefined;
     options.onProgress?.(report);
     return stop;
@@ -209,7 +209,8 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
   }
 }
 
-function emptyReport(): SliceReport {
+/** Nothing done yet. */
+export function emptyReport(): SliceReport {
   return {
     ended: "idle",
     done: 0,
@@ -243,9 +244,10 @@ async function rest(milliseconds: number, signal: AbortSignal | undefined): Prom
   });
 }
 
-type Work = Extract<Claim, { reason: "work" | "again" | "busy" | "idle" }>;
+/** A claim that neither a pause, a budget nor a rate refused. */
+export type ClaimedWork = Extract<Claim, { reason: "work" | "again" | "busy" | "idle" }>;
 
-function holdOf({ version_id, lease_token, space, long_text }: Work): Hold {
+function holdOf({ version_id, lease_token, space, long_text }: ClaimedWork): Hold {
   if (
     version_id === undefined ||
     lease_token === undefined ||
@@ -257,7 +259,7 @@ function holdOf({ version_id, lease_token, space, long_text }: Work): Hold {
   return { version_id, lease_token, space, long_text };
 }
 
-function leaseOf(claim: Work): Lease {
+function leaseOf(claim: ClaimedWork): Lease {
   if (claim.usage_id == null) {
     throw new ReembedError(
       "internal_error",
@@ -268,13 +270,22 @@ function leaseOf(claim: Work): Lease {
   return { ...holdOf(claim), usage_id: claim.usage_id };
 }
 
+/** What copying needs: the queue, and where to count. */
+export interface CopyContext {
+  readonly queue: Queue;
+  readonly completer: Completer;
+  readonly report: Pick<SliceReport, "copied" | "stale" | "lost_lease" | "gone" | "failed" | "released">;
+}
+
 /**
  * Copies what a claim need not buy. A row that the application holds all the time is given back, and so is one whose text has no
  * stored vector any more: the next claim buys it.
  */
-async function copyClaim({ ports, completer, report }: Slice, claim: Work): Promise<void> {
+export async function copyClaim(
+  { queue, completer, report }: CopyContext,
+  claim: ClaimedWork,
+): Promise<void> {
   if (claim.copies === undefined || claim.copies.length === 0) return;
-  const { queue } = ports;
   const hold = holdOf(claim);
   const missing: string[] = [];
   try {
@@ -508,7 +519,7 @@ async function fitTexts(context: ClaimContext, texts: readonly Text[]): Promise<
   const fitted = texts.map((text) => withInput(text, fittingText(space, text.input)));
   const tooLong = fitted.filter(({ truncated }) => truncated);
   if (long_text === "truncate" || tooLong.length === 0) return fitted;
-  context.report.error = `the text is longer than the ${space.max_input_tokens} tokens that ${space.id} takes, by the estimate of a token for every four bytes: shorten it, or let the collection's long_text be truncate`;
+  context.report.error = tooLongFor(space);
   await fail(context, tooLong, context.report.error, null);
   return fitted.filter(({ truncated }) => !truncated);
 }
@@ -609,7 +620,8 @@ function textsOf(jobs: readonly Job[]): Text[] {
   }));
 }
 
-const isBlank = ({ input }: Text): boolean => input.trim() === "";
+/** A text that is recorded as skipped, never sent. */
+export const isBlank = ({ input }: { readonly input: string }): boolean => input.trim() === "";
 const rowsOf = (texts: readonly Text[]): string[] =>
   texts.flatMap(({ rows }) => rows.map(({ row_id }) => row_id));
 const estimateOf = (texts: readonly Text[]): number =>
@@ -633,7 +645,8 @@ function backoffSeconds(texts: readonly Text[]): number {
   return Math.min(300, 2 ** attempts) * (0.75 + Math.random() / 2);
 }
 
-type Completer = <Row extends { readonly row_id: string }>(
+/** Stores rows in slices and returns what became of them. */
+export type Completer = <Row extends { readonly row_id: string }>(
   rows: readonly Row[],
   store: (rows: readonly Row[], wait: boolean) => Promise<Outcomes>,
 ) => Promise<Outcomes>;
@@ -642,7 +655,7 @@ type Completer = <Row extends { readonly row_id: string }>(
  * Completes in slices whose size follows the time the last one took; one that the database cancelled is halved and sent again. Then it asks again
  * for the rows that the application held: one a transaction, waiting, holding nothing, in turn. A paid vector is not thrown away lightly.
  */
-function createCompleter(now: () => number): Completer {
+export function createCompleter(now: () => number): Completer {
   let size = 64;
   return async (rows, store) => {
     const total: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [], refused: [] };

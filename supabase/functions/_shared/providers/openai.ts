@@ -35,19 +35,8 @@ const Usage = z.object({
  * @throws ProviderError for every failure; see the table in provider-error.ts.
  */
 export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
-  const { space, apiKey, baseURL = OPENAI_BASE_URL, timeoutMs = TIMEOUT_MS } = options;
-  const client = new OpenAI({
-    apiKey,
-    baseURL,
-    maxRetries: 0,
-    // The deadline below also covers the body; the library's own must not come first.
-    timeout: 2 * timeoutMs,
-    // At `debug` the library prints whole requests; OPENAI_LOG in the environment must not switch that on.
-    logLevel: "off",
-    organization: null,
-    project: null,
-    fetch: sendingOnce(options.fetch ?? fetch),
-  });
+  const { space, apiKey, timeoutMs = TIMEOUT_MS } = options;
+  const client = createOpenAIClient({ ...options, timeoutMs });
 
   return makeEmbedder(space, async (texts, signal) => {
     const deadline = AbortSignal.timeout(timeoutMs);
@@ -55,6 +44,24 @@ export function createOpenAIEmbedder(options: OpenAIEmbedderOptions): Embedder {
     const { response, body } = await send(client, exchange);
     const embedded = readAnswer(exchange, body, response.headers.get("x-request-id") ?? undefined);
     return { ...embedded, rate: readProviderRate(response.headers) };
+  });
+}
+
+/** The library's client with every rule of ours: nothing is sent twice, nothing is logged, nothing is read from the environment. */
+export function createOpenAIClient(
+  options: Pick<OpenAIEmbedderOptions, "apiKey" | "baseURL" | "fetch"> & { readonly timeoutMs: number },
+): OpenAI {
+  return new OpenAI({
+    apiKey: options.apiKey,
+    baseURL: options.baseURL ?? OPENAI_BASE_URL,
+    maxRetries: 0,
+    // The caller's deadline also covers the body; the library's own must not come first.
+    timeout: 2 * options.timeoutMs,
+    // At `debug` the library prints whole requests; OPENAI_LOG in the environment must not switch that on.
+    logLevel: "off",
+    organization: null,
+    project: null,
+    fetch: sendingOnce(options.fetch ?? fetch),
   });
 }
 
@@ -70,7 +77,8 @@ function sendingOnce(send: typeof fetch): typeof fetch {
   };
 }
 
-interface Exchange {
+/** One request, for whoever has to say what became of it. */
+export interface Exchange {
   readonly space: Space;
   readonly apiKey: string;
   readonly texts: readonly string[];
@@ -79,9 +87,9 @@ interface Exchange {
   readonly deadline: AbortSignal;
 }
 
-/** Only the text-embedding-3 models take `dimensions`; others refuse the request for it. */
-function takesDimensions(model: string): boolean {
-  return model.startsWith("text-embedding-3-");
+/** What a request says beside its input. Only the text-embedding-3 models take `dimensions`; others refuse the request for it. */
+export function modelOf({ model, dimensions }: Space): { model: string; dimensions?: number } {
+  return model.startsWith("text-embedding-3-") ? { model, dimensions } : { model };
 }
 
 async function send(client: OpenAI, exchange: Exchange): Promise<{ response: Response; body: string }> {
@@ -90,21 +98,18 @@ async function send(client: OpenAI, exchange: Exchange): Promise<{ response: Res
     // The raw response, because the tokens of an answer must be known even where its vectors cannot be decoded.
     const response = await client.embeddings
       .create(
-        {
-          model: space.model,
-          input: [...texts],
-          ...(takesDimensions(space.model) ? { dimensions: space.dimensions } : {}),
-        },
+        { ...modelOf(space), input: [...texts] },
         { signal: signal === undefined ? deadline : AbortSignal.any([signal, deadline]) },
       )
       .asResponse();
     return { response, body: await response.text() };
   } catch (error) {
-    throw translate(error, exchange);
+    throw openAIError(error, exchange);
   }
 }
 
-function translate(error: unknown, exchange: Exchange): ProviderError {
+/** What the library threw, as the engine knows it; see the table in provider-error.ts. */
+export function openAIError(error: unknown, exchange: Exchange): ProviderError {
   const { space, signal, deadline, timeoutMs } = exchange;
   if (error instanceof APIError && error.status !== undefined) {
     return refusal(error.status, error, exchange);
@@ -175,7 +180,25 @@ function neverConnected(error: unknown): boolean {
 }
 
 function readAnswer({ space, texts }: Exchange, body: string, requestId: string | undefined): Embedded {
-  const json = parseJson(body);
+  const { vectors, tokens } = readEmbeddings(space, parseJson(body), texts.length, requestId);
+  // A server that states no usage still has a price: the estimate keeps its budget honest.
+  return {
+    vectors,
+    usage: { tokens: tokens ?? texts.reduce((sum, text) => sum + estimateTokens(text), 0) },
+  };
+}
+
+/**
+ * The vectors of an answer in the order of its inputs, and the tokens that it states.
+ * @param json the parsed body, undefined where it was no JSON
+ * @throws ProviderError (`bad_answer`) where they are not one list of numbers for each input
+ */
+export function readEmbeddings(
+  space: Space,
+  json: unknown,
+  inputs: number,
+  requestId: string | undefined,
+): { vectors: readonly (readonly number[])[]; tokens: number | undefined } {
   const tokens = statedTokens(json);
   const bad = (what: string) =>
     new ProviderError("bad_answer", `${space.id}: ${what}`, { billed: tokens ?? "maybe", requestId });
@@ -183,10 +206,10 @@ function readAnswer({ space, texts }: Exchange, body: string, requestId: string 
   const answer = Answer.safeParse(json);
   if (!answer.success) throw bad("the answer is not a list of embeddings");
 
-  const vectors = new Array<readonly number[] | undefined>(texts.length).fill(undefined);
+  const vectors = new Array<readonly number[] | undefined>(inputs).fill(undefined);
   for (const { index, embedding } of answer.data.data) {
-    if (!Number.isInteger(index) || index < 0 || index >= texts.length) {
-      throw bad(`an embedding has the index ${index}, for ${texts.length} inputs`);
+    if (!Number.isInteger(index) || index < 0 || index >= inputs) {
+      throw bad(`an embedding has the index ${index}, for ${inputs} inputs`);
     }
     if (vectors[index] !== undefined) throw bad(`two embeddings have the index ${index}`);
     const vector = typeof embedding === "string" ? decodeFloat32(embedding) : numbers(embedding);
@@ -195,14 +218,10 @@ function readAnswer({ space, texts }: Exchange, body: string, requestId: string 
     vectors[index] = vector;
   }
   const complete = vectors.filter((vector) => vector !== undefined);
-  if (complete.length < texts.length) {
-    throw bad(`no embedding has the index ${vectors.indexOf(undefined)}, for ${texts.length} inputs`);
+  if (complete.length < inputs) {
+    throw bad(`no embedding has the index ${vectors.indexOf(undefined)}, for ${inputs} inputs`);
   }
-  // A server that states no usage still has a price: the estimate keeps its budget honest.
-  return {
-    vectors: complete,
-    usage: { tokens: tokens ?? texts.reduce((sum, text) => sum + estimateTokens(text), 0) },
-  };
+  return { vectors: complete, tokens };
 }
 
 function parseJson(body: string): unknown {
