@@ -96,7 +96,9 @@ create function reembed.claim(
   collection text default null, version int default null,
   max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null
 ) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
+-- The first due jobs come from the index in its order. Statistics that know nothing of a version's jobs would have all of them read and sorted.
+set enable_sort = off set enable_bitmapscan = off set jit = off as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -112,6 +114,8 @@ declare
   unreadable text[];
   part text[];
   picked text[] := array[]::text[];
+  picked_attempts int[] := array[]::int[];
+  part_attempts int[];
   found_id text;
   found_input text;
   found_hash bytea;
@@ -130,6 +134,7 @@ declare
   gone_rows text[] := array[]::text[];
   deferred_rows text[] := array[]::text[];
   jobs_given jsonb[] := array[]::jsonb[];
+  lease_hashes jsonb;
   gave_up int := 0;
   usage_id bigint;
 begin
@@ -200,13 +205,14 @@ begin
     end if;
 
     for priority_now in 0..1 loop
-      select coalesce(array_agg(x.row_id), '{}') into part from (
-        select j.row_id from reembed.jobs j
+      select coalesce(array_agg(x.row_id), '{}'), coalesce(array_agg(x.attempts), '{}') into part, part_attempts from (
+        select j.row_id, j.attempts from reembed.jobs j
          where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
            and (batch is null or reembed.is_for_batch(j))
          order by j.run_at limit max_rows - cardinality(picked)
          for update skip locked) x;
       picked := picked || part;
+      picked_attempts := picked_attempts || part_attempts;
       exit when cardinality(picked) >= max_rows;
     end loop;
     exit when cardinality(picked) > 0;
@@ -243,33 +249,34 @@ begin
    where u.id in (select o.id from reembed.usage o
                    where o.space_id = s.id and o.state = 'reserved' and o.lease_until < clock_timestamp() for update skip locked);
 
-  update reembed.jobs j
-     set failed_at = clock_timestamp(), lease_token = null, lease_until = null, lease_hash = null,
-         error = coalesce(j.error || '; ', '') || format('given up after %s attempts', j.attempts)
-   where j.version_id = v.id and j.row_id = any (picked) and j.attempts >= reembed.max_attempts();
-  get diagnostics gave_up = row_count;
-  if gave_up > 0 then
-    select coalesce(array_agg(j.row_id), '{}') into picked from reembed.jobs j
-     where j.version_id = v.id and j.row_id = any (picked) and j.failed_at is null;
+  if reembed.max_attempts() <= any (picked_attempts) then
+    update reembed.jobs j
+       set failed_at = clock_timestamp(), lease_token = null, lease_until = null, lease_hash = null,
+           error = coalesce(j.error || '; ', '') || format('given up after %s attempts', j.attempts)
+     where j.version_id = v.id and j.row_id = any (picked) and j.attempts >= reembed.max_attempts();
+    get diagnostics gave_up = row_count;
+    select coalesce(array_agg(g.row_id order by g.n), '{}'), coalesce(array_agg(g.attempts order by g.n), '{}') into picked, picked_attempts
+      from unnest(picked, picked_attempts) with ordinality g(row_id, attempts, n) where g.attempts < reembed.max_attempts();
   end if;
 
+  -- Here and below jobs and records are looked up by their keys, a row at a time (lateral, offset 0) or by a list: a join is planned by
+  -- statistics that cannot know how many jobs a version has now, and would read them all in each claim, while the others wait.
   loop
     tokens_sum := 0;
     rows_given := '{}'; hashes_given := '{}'; jobs_given := '{}'; current_rows := '{}'; gone_rows := '{}';
     begin
       -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
       for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
-          'select g.row_id, t.%1$I is not null, i.input, h.hash, q.attempts, %4$s
-             from unnest($1) with ordinality g(row_id, n)
-             join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id
+          'select g.row_id, t.%1$I is not null, i.input, h.hash, g.attempts, %4$s
+             from unnest($1, $3) with ordinality g(row_id, attempts, n)
              left join %5$s t on %6$s%7$s
-             left join reembed.records r on r.version_id = $2 and r.row_id = g.row_id
+             left join lateral (select * from reembed.records x where x.version_id = $2 and x.row_id = g.row_id offset 0) r on true
             cross join lateral (select coalesce(case when t.%1$I is not null then %2$s(t.*) end, '''') as input offset 0) i
             cross join lateral (select %3$s as hash offset 0) h
             order by g.n',
           c.key_columns[1], v.input_function, reembed.text_hash('i.input'), reembed.current_condition(v, 'h.hash'),
           c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
-        using picked, v.id
+        using picked, v.id, picked_attempts
       loop
         if not is_present then
           gone_rows := gone_rows || found_id;
@@ -293,7 +300,8 @@ begin
         raise;
       end if;
       gave_up := gave_up + cardinality(unreadable);
-      picked := array(select p from unnest(picked) p where p <> all (unreadable));
+      select coalesce(array_agg(g.row_id order by g.n), '{}'), coalesce(array_agg(g.attempts order by g.n), '{}') into picked, picked_attempts
+        from unnest(picked, picked_attempts) with ordinality g(row_id, attempts, n) where g.row_id <> all (unreadable);
     end;
   end loop;
 
@@ -309,10 +317,10 @@ begin
   end if;
 
   -- A text that another live lease of this space is buying is left for a second: then it is current elsewhere, and copied.
-  select coalesce(array_agg(distinct o.lease_hash), '{}') into in_flight
-    from reembed.jobs o
-   where o.lease_hash = any (hashes_given) and o.lease_until > clock_timestamp()
-     and o.version_id in (select x.id from reembed.versions x where x.space_id = s.id);
+  select coalesce(array_agg(h.hash), '{}') into in_flight
+    from (select distinct unnest(hashes_given) as hash) h
+   where exists (select from (select o.version_id from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) held
+                  where held.version_id in (select x.id from reembed.versions x where x.space_id = s.id));
   if cardinality(in_flight) > 0 then
     select coalesce(array_agg(g.row_id) filter (where g.hash = any (in_flight)), '{}'),
            coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (in_flight)), '{}')
@@ -332,7 +340,9 @@ begin
     update reembed.spaces x set waits_until = clock_timestamp() + make_interval(secs => room_in_ms / 1000) where x.id = s.id;
   end if;
 
-  delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
+  if cardinality(current_rows) + cardinality(gone_rows) > 0 then
+    delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (current_rows || gone_rows);
+  end if;
   wanted := cardinality(jobs_given);
   jobs_given := reembed.reserve_jobs(v, s, jobs_given, lane);
   if jobs_given is null then
@@ -341,14 +351,15 @@ begin
   elsif wanted > 0 and cardinality(jobs_given) = 0 then
     budget := reembed.out_of_budget(v);
   end if;
-  -- No hash for a copy: nothing is bought that another claim would have to wait for.
-  update reembed.jobs j set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = null, attempts = j.attempts + 1
-    from unnest(copies_given) g(copied)
-   where j.version_id = v.id and j.row_id = g.copied ->> 'row_id';
-  update reembed.jobs j
-     set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = decode(g.job ->> 'hash', 'hex'), attempts = j.attempts + 1
-    from unnest(jobs_given) g(job)
-   where j.version_id = v.id and j.row_id = g.job ->> 'row_id';
+  -- A copy has no hash: nothing is bought that another claim would have to wait for.
+  select coalesce(array_agg(g.job ->> 'row_id'), '{}'), coalesce(jsonb_object_agg(g.job ->> 'row_id', g.job ->> 'hash') filter (where g.is_bought), '{}')
+    into rows_given, lease_hashes
+    from (select unnest(jobs_given) as job, true as is_bought union all select unnest(copies_given), false) g;
+  if cardinality(rows_given) > 0 then
+    update reembed.jobs j
+       set lease_token = token, lease_until = deadline, run_at = deadline, lease_hash = decode(lease_hashes ->> j.row_id, 'hex'), attempts = j.attempts + 1
+     where j.version_id = v.id and j.row_id = any (rows_given);
+  end if;
   if refusal is not null and cardinality(copies_given) + cardinality(current_rows) + cardinality(gone_rows) + gave_up = 0 then
     return refusal;
   end if;

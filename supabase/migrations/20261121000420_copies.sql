@@ -10,8 +10,10 @@ create index records_content_idx on reembed.records (version_id, content_hash) w
 create function reembed.donor_of(v reembed.versions, hash text) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   -- A row with a job proves nothing: where rows exchanged keys in one statement, its record tells of another row's vector.
-  select format('(select %1$s as vector, r.truncated from reembed.records r, %2$s
-                   where r.version_id = %3$s and r.content_hash = %4$s and r.skipped is null and %5$s and %6$s
+  -- The records first, by their index (offset 0), whatever the statistics hold of a version whose records are new.
+  select format('(select %1$s as vector, r.truncated
+                    from (select * from reembed.records x where x.version_id = %3$s and x.content_hash = %4$s and x.skipped is null offset 0) r, %2$s
+                   where %5$s and %6$s
                      and case when exists (select from reembed.jobs j where j.version_id = %3$s and j.row_id = r.row_id) then false else %7$s end limit 1)',
                 reembed.vector_of(v), reembed.rows_of(v), v.id, hash, reembed.key_match(c, c.key_columns, 't', 'r.row_id'),
                 case when c.long_text = 'fail' then 'not r.truncated' else 'true' end, reembed.current_condition(v, reembed.input_hash(v, 't')))

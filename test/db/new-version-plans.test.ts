@@ -1,5 +1,5 @@
 /**
- * The worker's calls on a version whose jobs are newer than the server's statistics: each reads about what it is given. Counted in rows, since a
+ * The worker's calls on a version of many jobs, whether the server's statistics are older than they or not: each reads about what it is given. Counted in rows, since a
  * plan that reads all jobs once for each of them shows in no small table's time.
  */
 import type { Client } from "pg";
@@ -28,9 +28,12 @@ async function rowsRead<T>(client: Client, call: () => Promise<T>): Promise<{ an
   return { answer, read };
 }
 
-describePostgres("a version whose jobs no statistics know", () => {
+describePostgres("a version of many jobs", () => {
   describe.each(PLACEMENTS)("with vectors %s", (placement) => {
-    test("is worked on without reading all of its jobs", async () => {
+    test.each([
+      ["that no statistics know", "select"],
+      ["that were analyzed", "analyze reembed.jobs; analyze reembed.records"],
+    ])("%s is worked on without reading all of them", async (_, analyzed) => {
       const database = await createDatabase();
       const client = await connect(database.url);
       const collection = await createCollection(client, "fresh", placement);
@@ -40,6 +43,7 @@ describePostgres("a version whose jobs no statistics know", () => {
       );
       await client.query("analyze");
       await load(client, collection, 2);
+      await client.query(analyzed);
       const { id } = versionOf(collection, 2);
       const target = { collection: collection.name, version: 2, maxRows: BATCH };
 
@@ -68,7 +72,7 @@ describePostgres("a version whose jobs no statistics know", () => {
       const read = Object.entries({ first, completed, second, gone, third, failed, fourth, released }).map(
         ([step, { read }]) => [step, read] as const,
       );
-      expect(read.filter(([, rows]) => rows >= ROWS)).toEqual([]);
+      expect(read.filter(([, rows]) => rows > ROWS / 10)).toEqual([]);
       await client.end();
       await database.drop();
     });

@@ -764,7 +764,7 @@ describePostgres("the protocol", () => {
         const first = await claim(worker.client, { collection, maxRows: 1 });
         return first.jobs.length + (await claim(app.client, { collection })).jobs.length;
       },
-      { of: () => CLAIM, edits: [["where o.lease_hash = any (hashes_given)", "where false"]] },
+      { of: () => CLAIM, edits: [["where o.lease_hash = h.hash", "where false"]] },
       { holds: 1, broken: 2 },
     );
     rule(
@@ -814,10 +814,9 @@ describePostgres("the protocol", () => {
             "limit max_rows - cardinality(picked)) x;",
           ],
           [
-            "from unnest($1) with ordinality g(row_id, n)\n             join reembed.jobs q on q.version_id = $2 and q.row_id = g.row_id",
+            "from unnest($1, $3) with ordinality g(row_id, attempts, n)",
             `from (select o.row_id, o.attempts, 1 as n from reembed.jobs o
-                    where o.version_id = $2 and o.row_id = any ($1) and pg_advisory_xact_lock(42) is not null for update skip locked) g
-                  cross join lateral (select g.attempts) q`,
+                    where o.version_id = $2 and o.row_id = any ($1) and pg_advisory_xact_lock(42) is not null for update skip locked) g`,
           ],
         ]);
         expect(await editBeforeLock()).toEqual({ given: 0, violations: 1 });
