@@ -9,6 +9,7 @@ import { addEvaluate } from "../commands/evaluate.ts";
 import { addIndex } from "../commands/index.ts";
 import { addIngest } from "../commands/ingest.ts";
 import { addInit } from "../commands/init.ts";
+import { addPause, addResume } from "../commands/pause.ts";
 import { addReconcile } from "../commands/reconcile.ts";
 import { addRetry } from "../commands/retry.ts";
 import { addRollback } from "../commands/rollback.ts";
@@ -32,6 +33,8 @@ const COMMANDS = [
   addEvaluate,
   addCutover,
   addRollback,
+  addPause,
+  addResume,
   addRetry,
   addReconcile,
 ];

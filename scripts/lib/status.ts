@@ -196,7 +196,9 @@ function describeSpace(space: Space): string[] {
 function heldUp({ space, paused, paused_until, waits_until, refusals }: Space): string[] {
   if (paused !== null) {
     const until =
-      paused_until === null || paused_until === "infinity" ? "until it is resumed" : `until ${paused_until}`;
+      paused_until === null || paused_until === "infinity"
+        ? `until reembed resume ${space}`
+        : `until ${paused_until}`;
     return [`${space} is paused ${until}: ${paused}`];
   }
   if (waits_until === null) return [];

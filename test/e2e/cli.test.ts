@@ -35,8 +35,11 @@ describe("without a database", () => {
     "work",
     "search",
     "index",
+    "evaluate",
     "cutover",
     "rollback",
+    "pause",
+    "resume",
     "retry",
     "reconcile",
   ];
@@ -55,7 +58,7 @@ describe("without a database", () => {
 
   const WRONG: readonly (readonly [args: string[], message: RegExp])[] = [
     [[], /a command is missing/],
-    [["evaluate"], /unknown command 'evaluate'/],
+    [["migrate"], /unknown command 'migrate'/],
     [["status", "--colour"], /unknown option '--colour'/],
     [["status", "more"], /too many arguments/],
     [["search"], /missing required argument 'text'/],
@@ -72,6 +75,10 @@ describe("without a database", () => {
     [["estimate", "--sample", "5", "--exact"], /--exact and --sample exclude each other/],
     [["estimate", "--space", "openai/x@3", "--version", "1"], /--space and --version exclude each other/],
     [["work", "--interval", "0"], /--interval.* from 0.1 to 3600/],
+    [["pause", "openai/x@3"], /--reason <text>' not specified/],
+    [["pause", "openai/x@3", "--reason", " "], /--reason.*must not be empty/],
+    [["pause", "openai/x@3", "--reason", "x", "--seconds", "-1"], /--seconds.* from 0 to/],
+    [["resume"], /missing required argument 'space'/],
     [["index"], /--version <number>' not specified/],
     [["cutover", "--version", "2", "--force"], /--force needs --reason/],
     [["ingest", COURSE], /--base-url <url>' not specified/],
@@ -410,14 +417,44 @@ describePostgres("on PostgreSQL", () => {
       openai.faults.add({ fault: { kind: "insufficient_quota" }, match: "the text of number" });
       const { code, stderr } = await run(["backfill"], key());
       expect(code).toBe(1);
-      expect(stderr).toMatch(/hint: .*reembed\.resume_space\('openai\/text-embedding-3-small@1536'\)/);
+      expect(stderr).toContain(`hint: Mend the cause, then run reembed resume ${OPENAI}`);
       expect(await json(["backfill"], key())).toMatchObject({
         code: 1,
         answer: { ended: "paused", requests: 0, pending: 3 },
       });
-      expect((await run(["status"])).stdout).toContain(`${OPENAI} is paused`);
-      await client.query("select reembed.resume_space($1)", [OPENAI]);
+      expect((await run(["status"])).stdout).toContain(
+        `${OPENAI} is paused until reembed resume ${OPENAI}: `,
+      );
+      expect(await json(["resume", OPENAI])).toMatchObject({ code: 0, answer: { space: OPENAI } });
       expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { done: 3 } });
+      await client.end();
+    });
+
+    test("a space that somebody paused buys nothing until its time is over, or it is resumed", async () => {
+      const { client, run, json, rows, one } = await prepare({ v2: OPENAI });
+      await rows(2);
+      await json(["backfill", "--limit", "1"], key());
+      expect(await json(["pause", OPENAI, "--reason", "the bill", "--seconds", "3600"])).toMatchObject({
+        code: 0,
+        answer: { space: OPENAI, reason: "the bill", seconds: 3600 },
+      });
+      expect((await run(["status"])).stdout).toMatch(/@1536 is paused until 20\S+: the bill/);
+      expect(await json(["backfill"], key())).toMatchObject({
+        code: 1,
+        answer: { ended: "paused", requests: 0, error: "the bill" },
+      });
+      await json(["resume", OPENAI]);
+      expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { state: "ready" } });
+      expect(
+        await one("select count(*)::int as n from reembed.events where kind in ('pause', 'resume')"),
+      ).toEqual({
+        n: 2,
+      });
+      for (const args of [
+        ["pause", "openai/none@1", "--reason", "x"],
+        ["resume", "openai/none@1"],
+      ])
+        expect(await json(args)).toMatchObject({ code: 2, answer: { error: { code: "invalid_request" } } });
       await client.end();
     });
 
