@@ -126,6 +126,7 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
   // Without its provider a version that is not maintained yet is better left alone.
   if (!version.maintained) await probe(db, target, embedderFor(version.space), signal);
   out.note(`${target.collection} v${target.version}: ${version.space.id}`);
+  await chooseLane(db, version, options.lane);
   const enqueued = await startLoading(db, target);
   if ((await factsOf(db, version.id, since)).pending > 0) embedderFor(version.space);
 
@@ -144,6 +145,27 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
     state = await advance(db, target);
   }
   await summarize(db, { target, version, report, enqueued, since, began, state }, out);
+}
+
+/**
+ * A version with an open batch is in the batch lane: workers leave its backfill alone. So one is begun before rows are enqueued, or a schedule would take
+ * them at the full price.
+ * @throws ReembedError `refused` for the synchronous lane where a batch is open
+ */
+async function chooseLane(db: Database, { id, space }: VersionEntry, lane: Options["lane"]): Promise<void> {
+  if (lane === "batch") {
+    const store = openBatchStore(db, { id, spaceId: space.id });
+    const begun = await store.start();
+    if (begun !== null) await store.leave(begun);
+    return;
+  }
+  const [row] = await db.query<{ open: boolean }>("select reembed.is_in_batches($1) as open", [id]);
+  if (!row?.open) return;
+  throw new ReembedError(
+    "refused",
+    "the version has an open batch, which may have bought its rows already",
+    "Collect it with --lane batch; or give it up and buy anew, in SQL: select reembed.give_up_batch((b ->> 'id')::uuid) from jsonb_array_elements(reembed.open_batches()) b;",
+  );
 }
 
 /** What is left of a limit. */

@@ -205,6 +205,8 @@ begin
     end if;
 
     for priority_now in 0..1 loop
+      -- The backfill of a version with open batches is theirs: it is to be bought at their price.
+      continue when priority_now = 1 and batch is null and reembed.is_in_batches(v.id);
       select coalesce(array_agg(x.row_id), '{}'), coalesce(array_agg(x.attempts), '{}') into part, part_attempts from (
         select j.row_id, j.attempts from reembed.jobs j
          where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()

@@ -1,6 +1,6 @@
 -- The batch lane: documents bought through the provider's batch interface, at its lower price, answered within a day.
 -- Makes: reembed.batches and reembed.batch_items, the functions by which a batch is gathered, submitted, stored and closed, open_batches().
--- Risks: none for existing data. A batch holds its jobs for up to two days; an edit of a row takes the row back at once, as from any lease.
+-- Risks: none for existing data. A batch holds its jobs, and its version's backfill, for up to two days; an edit of a row takes the row back at once, as from any lease.
 --
 -- A batch is a claim that lasts longer: its id is the lease token of its jobs, claim() takes them and reserves their cost, complete_vectors()
 -- stores what comes back under the same fences. What this file adds is the memory of it, so that whoever comes after a crash goes on:
@@ -73,6 +73,14 @@ begin
 end
 $$;
 comment on function reembed.batch_numbered(uuid) is 'The batch. RE004: there is none.';
+
+create function reembed.is_in_batches(version_id int) returns boolean
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+  select exists (select from reembed.batches b
+                  where b.version_id = is_in_batches.version_id and b.state <> 'closed' and b.created_at > clock_timestamp() - interval '2 days')
+$$;
+comment on function reembed.is_in_batches(int) is
+  'Whether a version has an open batch: the synchronous lane then leaves its backfill alone, edits it takes as ever. One that nobody closes counts for two days, as long as it holds its jobs.';
 
 create function reembed.batch_work(version_id int) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$

@@ -395,6 +395,30 @@ describePostgres("the batch lane", () => {
     await expectWhole({ sync: 1 });
   });
 
+  test("while a batch is open, workers leave the backfill to the batch lane, and the synchronous backfill is refused", async () => {
+    await db.query("update reembed.jobs set priority = 1");
+    const store = ports().store;
+    await store.leave((await store.start()) ?? "");
+    expect(await workSync()).toMatchObject({ ended: "busy", done: 0 });
+    const refused = await runCli(
+      ["backfill", "--collection", "course_content", "--version", "1"],
+      environment(),
+    );
+    expect(refused).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("the version has an open batch"),
+    });
+    expect(await run()).toMatchObject({ ended: "done", counts: { done: ROWS } });
+    await expectWhole();
+    // One that nobody came back for holds nothing for ever.
+    await db.query("update public.course_content set content = content || '!'");
+    await db.query("update reembed.jobs set priority = 1");
+    await store.start();
+    await db.query("update reembed.batches set created_at = created_at - interval '3 days'");
+    expect(await workSync()).toMatchObject({ ended: "idle" });
+    expect(await wrongVectors(client, 384)).toEqual([]);
+  });
+
   test("two processes at once submit once", async () => {
     const other = await openDatabase(database.url);
     const [one, two] = await Promise.all([run(), run({}, ports(other))]);

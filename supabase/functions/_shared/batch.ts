@@ -241,12 +241,14 @@ async function prepare(run: Run, batch: DrivenBatch): Promise<boolean> {
     return settled > 0 && run.over === undefined;
   }
   // Stopped while gathering: the next run submits what there is.
-  return options.signal.aborted ? true : moveOn(run, batch);
+  return options.signal.aborted ? true : moveOn(run, { ...batch, rows });
 }
 
 /** Takes a batch as far as it goes now. Returns whether it got further. */
 async function moveOn(run: Run, batch: DrivenBatch): Promise<boolean> {
   if (batch.state === "submitted") return collect(run, batch);
+  // Begun, and ended before the first claim: by a run that died, or before the rows were enqueued.
+  if (batch.state === "gathering" && batch.rows === 0 && run.over === undefined) return prepare(run, batch);
   const isUploaded =
     batch.state === "uploaded" || (await unlessRefused(run, batch, () => upload(run, batch)));
   if (!isUploaded) return false;
