@@ -11,14 +11,14 @@ import { type ClaimedJob, claim, complete } from "../support/worker.ts";
 const ROWS = 120;
 
 describePostgres("a backfill's order", () => {
-  /** Rows of which about four fill a page, all due in version 2. */
+  /** Rows of which about four fill a page, in the order of their keys, all due in version 2. */
   async function loaded(): Promise<{ client: Client; collection: TestCollection; pages: number }> {
     const database = await createDatabase();
     const client = await connect(database.url);
     const collection = await createCollection(client, "pages");
     await client.query(`alter table ${collection.table} alter column body set storage plain`);
     await client.query(
-      `insert into ${collection.table} (title, body) select 'text ' || n, repeat('x', 1900) from generate_series(1, $1) n`,
+      `insert into ${collection.table} (id, title, body) select lpad(n::text, 32, '0')::uuid, 'text ' || n, repeat('x', 1900) from generate_series(1, $1) n`,
       [ROWS],
     );
     await load(client, collection, 2);
