@@ -25,6 +25,7 @@ interface Options extends DatabaseOptions {
   readonly collection?: string;
   readonly baseline?: number;
   readonly candidate?: number;
+  readonly withoutBaseline: boolean;
   readonly queries?: string;
   readonly fromLog: boolean;
   readonly fromRows: boolean;
@@ -42,6 +43,11 @@ export function addEvaluate(program: Command): void {
     .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
     .option("--baseline <number>", "the version to compare with; default: the active one", versionNumber)
     .option("--candidate <number>", "the version to judge; default: the newest other one", versionNumber)
+    .option(
+      "--without-baseline",
+      "judge the candidate alone: where nothing here can embed for the baseline",
+      false,
+    )
     .option(
       "--queries <file>",
       'JSON lines {"query": "...", "relevant": [keys of rows]}; relevant may be left out',
@@ -133,6 +139,7 @@ async function evaluateIn(
     collection,
     baseline: versions.baseline.version,
     candidate: versions.candidate.version,
+    withoutBaseline: options.withoutBaseline,
     queries,
     seed: options.seed,
     onProgress: (done, total) => progress.update(done, total),

@@ -28,7 +28,8 @@ comment on table reembed.evaluations is
   'One comparison of a candidate version with a baseline a row: what the gates of a cutover look at. No text of a query or a row stands here.';
 comment on column reembed.evaluations.baseline_version is 'A versions.id, not a number.';
 comment on column reembed.evaluations.candidate_version is 'A versions.id, not a number.';
-comment on column reembed.evaluations.judged is 'Whether it is known for at least one query which rows answer it: from the file, or because the query was made from a row.';
+comment on column reembed.evaluations.judged is
+  'Whether quality was compared: for at least one query it is known which rows answer it, from the file or because the query was made from a row, and both versions were asked.';
 comment on column reembed.evaluations.source is 'Where the queries came from: a file, the query log, or the rows themselves.';
 comment on column reembed.evaluations.index_recall is
   'The candidate''s recall at 10 through its index against an exact scan, by distance, so that ties do not count. Null where its searches read no index: they are exact.';
@@ -84,7 +85,7 @@ begin
 end
 $$;
 comment on function reembed.store_evaluation(text, int, int, int, boolean, text, jsonb, double precision, boolean, double precision, double precision, double precision, text) is
-  'Stores a verdict and returns its id. baseline and candidate: numbers of versions. queries: how many were asked, at least 1; judged: whether for one of them it is known which rows answer it; source: file, log or rows; the drop of nDCG@10 (baseline minus candidate) and its interval exactly when judged. RE004, RE005, RE006, RE010 on bad arguments.';
+  'Stores a verdict and returns its id. baseline and candidate: numbers of versions. queries: how many were asked, at least 1; judged: whether quality was compared; source: file, log or rows; the drop of nDCG@10 (baseline minus candidate) and its interval exactly when judged. RE004, RE005, RE006, RE010 on bad arguments.';
 
 -- The query log --------------------------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
 import { type EvaluateOptions, evaluate } from "../../scripts/lib/evaluation/evaluate.ts";
 import { chooseQueries, type QuerySet } from "../../scripts/lib/evaluation/query-set.ts";
 import { type Embedder, makeEmbedder, type Space } from "../../supabase/functions/_shared/embedder.ts";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
 import { search } from "../../supabase/functions/_shared/search.ts";
 import { createCollection, load, SPACES, type TestCollection } from "../support/collection.ts";
@@ -115,10 +116,10 @@ describePostgres("evaluate", () => {
       },
       candidate: { version: 2, space: SPACES[1], active: false },
       quality: {
-        "ndcg@10": { baseline: 1, candidate: expect.closeTo((second + 1) / 2, 12) },
-        "mrr@10": { baseline: 1, candidate: 0.75 },
-        "recall@1": { baseline: 1, candidate: 0.5, difference: -0.5, low: -1, high: 0 },
-        "recall@5": { baseline: 1, candidate: 1, difference: 0, low: 0, high: 0 },
+        "ndcg@10": { candidate: expect.closeTo((second + 1) / 2, 12), against: { baseline: 1 } },
+        "mrr@10": { candidate: 0.75, against: { baseline: 1 } },
+        "recall@1": { candidate: 0.5, against: { baseline: 1, difference: -0.5, low: -1, high: 0 } },
+        "recall@5": { candidate: 1, against: { baseline: 1, difference: 0, low: 0, high: 0 } },
       },
       change: { "overlap@10": 1 },
       ndcg_drop: { mean: expect.closeTo((1 - second) / 2, 12), low: 0, high: expect.closeTo(1 - second, 12) },
@@ -126,8 +127,9 @@ describePostgres("evaluate", () => {
       index_used: null,
       provider: { requests: 2, tokens: 18 },
     });
-    expect(evaluation.baseline.latency_ms.p50).toBeGreaterThan(0);
-    expect(evaluation.baseline.latency_ms.p95).toBeGreaterThanOrEqual(evaluation.baseline.latency_ms.p50);
+    const { p50 = 0, p95 = 0 } = evaluation.baseline.searches?.latency_ms ?? {};
+    expect(p50).toBeGreaterThan(0);
+    expect(p95).toBeGreaterThanOrEqual(p50);
     expect(evaluation.outcomes[0]).toMatchObject({
       relevant: [alpha],
       ndcg: { baseline: 1, candidate: expect.closeTo(second, 12) },
@@ -283,9 +285,13 @@ describePostgres("evaluate", () => {
       expect(recall).toBeLessThan(1);
       expect(evaluation.index_recall).toBeCloseTo(recall, 9);
       expect(evaluation.index_used).toBe(true);
-      expect(evaluation.candidate.index).toMatchObject({ stands: true, used: 1, compared: 60 });
+      expect(evaluation.candidate).toMatchObject({
+        has_index: true,
+        searches: { index: { used: 1, compared: 60 } },
+      });
       // The first version has no index at all: its searches are exact.
-      expect(evaluation.baseline.index).toEqual({ stands: false, used: 0, recall: null, compared: 0 });
+      expect(evaluation.baseline.has_index).toBe(false);
+      expect(evaluation.baseline.searches?.index).toEqual({ used: 0, recall: null, compared: 0 });
       expect(evaluation.ndcg_drop).toBeNull();
       expect(evaluation.quality).toBeNull();
     });
@@ -297,7 +303,7 @@ describePostgres("evaluate", () => {
       const evaluation = await run(embedderFor, { collection: "many", queries });
       expect(evaluation.index_recall).toBeGreaterThan(0.99);
       // The two versions' vectors are the same, and yet their lists differ where rows share a distance.
-      expect(evaluation.change.rbo).toBeGreaterThan(0.9);
+      expect(evaluation.change?.rbo).toBeGreaterThan(0.9);
     });
 
     test("an exact search reads no index, and the next statement of the transaction may again", async () => {
@@ -323,7 +329,7 @@ describePostgres("evaluate", () => {
       expect(misled).toMatchObject({
         index_used: false,
         index_recall: null,
-        candidate: { index: { used: 0, stands: false } },
+        candidate: { has_index: false, searches: { index: { used: 0 } } },
       });
       expect(await value("select index_used from reembed.evaluations where id = $1", [misled.id])).toBe(
         false,
@@ -334,6 +340,37 @@ describePostgres("evaluate", () => {
       expect(small.candidate.rows).toBeLessThan(2_000);
       expect(small).toMatchObject({ index_used: null, index_recall: null });
     });
+  });
+
+  test("a baseline that nothing here can embed for: refused with the way out, and then the candidate is judged alone", async () => {
+    const { ids } = await loaded(client, "external", [
+      { title: "alpha", vectors: [direction(0), direction(0)] },
+      { title: "beta", vectors: [direction(1), direction(1)] },
+    ]);
+    const { embedderFor, requests } = provider(() => direction(0));
+    const onlyNew = (space: Space) => {
+      if (space.id !== SPACES[0]) return embedderFor(space);
+      throw new ReembedError("provider_unavailable", "nothing here can embed for it", "Move away.");
+    };
+    const options = { collection: "external", queries: given({ alone: [ids.get("alpha") ?? ""] }) };
+    await expect(run(onlyNew, options)).rejects.toMatchObject({
+      code: "provider_unavailable",
+      hint: "Move away. Or judge v2 alone, with --without-baseline.",
+    });
+    expect(requests).toEqual([]);
+    const evaluation = await run(onlyNew, { ...options, withoutBaseline: true });
+    expect(evaluation).toMatchObject({
+      judged_queries: 1,
+      quality: { "ndcg@10": { candidate: 1, against: null } },
+      change: null,
+      threshold: null,
+      ndcg_drop: null,
+      baseline: { version: 1, embedded: 2, searches: null },
+      outcomes: [{ ndcg: { baseline: null, candidate: 1 }, baseline: null }],
+    });
+    expect(requests).toEqual([["alone"]]);
+    // Nothing was compared, so the gate on quality has nothing to say.
+    expect(await value("select judged from reembed.evaluations where id = $1", [evaluation.id])).toBe(false);
   });
 
   test("the threshold that carries over keeps as many results as the old one does", async () => {
@@ -348,7 +385,10 @@ describePostgres("evaluate", () => {
       "update reembed.versions set match_threshold = 0.8 where collection_id = (reembed.collection_named('carried')).id",
     );
     const { embedderFor } = provider(() => direction(0));
-    const { threshold } = await run(embedderFor, { collection: "carried", queries: given({ q: null }) });
+    const { threshold, baseline, candidate } = await run(embedderFor, {
+      collection: "carried",
+      queries: given({ q: null }),
+    });
     const kept = async (version: string, limit: number | null) =>
       (
         await client.query(`select from ${version}($1::extensions.vector, $2, 50, query_space => $3)`, [
@@ -357,15 +397,12 @@ describePostgres("evaluate", () => {
           version.endsWith("v2") ? SPACES[1] : SPACES[0],
         ])
       ).rowCount;
-    expect(threshold).toMatchObject({
-      baseline: 0.8,
-      candidate: 0.8,
-      of: 40,
-      kept: await kept("match_carried", 0.8),
-    });
-    expect(threshold.kept).toBeGreaterThan(5);
-    expect(await kept("match_carried_v2", 0.8)).toBeGreaterThan(threshold.kept);
-    expect(await kept("match_carried_v2", threshold.threshold)).toBe(threshold.kept);
+    expect([baseline.threshold, candidate.threshold]).toEqual([0.8, 0.8]);
+    expect(threshold).toMatchObject({ of: 40, kept: await kept("match_carried", 0.8) });
+    const { kept: before = 0, threshold: carried = null } = threshold ?? {};
+    expect(before).toBeGreaterThan(5);
+    expect(await kept("match_carried_v2", 0.8)).toBeGreaterThan(before);
+    expect(await kept("match_carried_v2", carried)).toBe(before);
   });
 
   test("coverage, truncated, skipped and failed rows are counted", async () => {
@@ -488,7 +525,7 @@ describePostgres("evaluate", () => {
       const queries = await choose({ collection: "found" });
       const { quality, source } = await run(embedderFor, { collection: "found", queries });
       expect(source).toBe("rows");
-      expect(quality?.["recall@1"]).toMatchObject({ baseline: 1, candidate: 1 });
+      expect(quality?.["recall@1"]).toMatchObject({ candidate: 1, against: { baseline: 1 } });
     });
 
     test("from the log: only what was searched while it was on, the last first, each once; switching it off empties it", async () => {
@@ -606,7 +643,7 @@ describePostgres("evaluate", () => {
       expect(queries.unknownRows).toBe(0);
       const { embedderFor } = provider(() => direction(0));
       const { quality } = await run(embedderFor, { collection: "places", queries });
-      expect(quality?.["recall@1"]).toMatchObject({ baseline: 1, candidate: 1 });
+      expect(quality?.["recall@1"]).toMatchObject({ candidate: 1, against: { baseline: 1 } });
     });
   });
 

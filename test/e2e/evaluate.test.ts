@@ -90,7 +90,7 @@ describePostgres("reembed evaluate", () => {
             failed: 0,
             truncated: 0,
           },
-          quality: { "recall@1": { baseline: 1 } },
+          quality: { "recall@1": { against: { baseline: 1 } } },
           index_recall: 1,
           index_used: true,
           provider: { requests: 1 },

@@ -32,16 +32,16 @@ const VERSION: VersionMeasures = {
   pending: 0,
   failed: 3,
   coverage: 0.9976,
-  index: { stands: true, used: 1, recall: 0.9912, compared: 100 },
-  latency_ms: { p50: 1.25, p95: 12.6 },
+  threshold: 0.5,
+  has_index: true,
+  searches: { index: { used: 1, recall: 0.9912, compared: 100 }, latency_ms: { p50: 1.25, p95: 12.6 } },
 };
 
 const OUTCOME: QueryOutcome = {
   query: "how do I undo a commit",
   relevant: ["a"],
   ndcg: { baseline: 1, candidate: 0.5 },
-  overlap: 0.5,
-  rbo: 0.4,
+  change: { overlap: 0.5, rbo: 0.4 },
   baseline: [
     { row_id: "a", similarity: 0.9 },
     { row_id: "b", similarity: 0.8 },
@@ -52,7 +52,7 @@ const OUTCOME: QueryOutcome = {
   ],
 };
 
-const same = { baseline: 0.5, candidate: 0.5, difference: 0, low: -0.1, high: 0.1 };
+const same = { candidate: 0.5, against: { baseline: 0.5, difference: 0, low: -0.1, high: 0.1 } };
 
 function evaluationOf(changes: Partial<Evaluation> = {}): Evaluation {
   return {
@@ -65,16 +65,16 @@ function evaluationOf(changes: Partial<Evaluation> = {}): Evaluation {
     unknown_rows: 0,
     seed: 1,
     baseline: VERSION,
-    candidate: { ...VERSION, version: 2, space: "test/two@8", active: false },
+    candidate: { ...VERSION, version: 2, space: "test/two@8", active: false, threshold: 0.25 },
     quality: {
-      "ndcg@10": { baseline: 0.5, candidate: 0.6, difference: 0.1, low: 0.02, high: 0.18 },
+      "ndcg@10": { candidate: 0.6, against: { baseline: 0.5, difference: 0.1, low: 0.02, high: 0.18 } },
       "mrr@10": same,
       "recall@1": same,
       "recall@5": same,
       "recall@10": same,
     },
     change: { "overlap@10": 0.5, rbo: 0.4 },
-    threshold: { baseline: 0.5, candidate: 0.25, kept: 3, of: 50, threshold: 0.3125 },
+    threshold: { kept: 3, of: 50, threshold: 0.3125 },
     provider: { requests: 2, tokens: 40 },
     index_recall: 0.9912,
     index_used: true,
@@ -160,7 +160,7 @@ describe("the lines for a terminal", () => {
       const evaluation = evaluationOf();
       const quality = evaluation.quality && {
         ...evaluation.quality,
-        "ndcg@10": { ...same, difference: 0.1, low, high },
+        "ndcg@10": { candidate: 0.6, against: { baseline: 0.5, difference: 0.1, low, high } },
       };
       return describeQuality({ ...evaluation, quality });
     };
@@ -172,19 +172,15 @@ describe("the lines for a terminal", () => {
   });
 
   test("unjudged queries show no quality, an unread index no recall, a threshold that nothing meets no number", () => {
-    const index = { stands: false, used: 0, recall: null, compared: 0 };
-    const evaluation = evaluationOf({
-      source: "log",
-      quality: null,
-      judged_queries: 0,
-      candidate: { ...VERSION, version: 2, index },
-    });
+    const index = { used: 0, recall: null, compared: 0 };
+    const candidate = { ...VERSION, version: 2, searches: { index, latency_ms: { p50: 1, p95: 2 } } };
+    const evaluation = evaluationOf({ source: "log", quality: null, judged_queries: 0, candidate });
     const lines = summaryLines(evaluation).join("\n");
     expect(lines).not.toContain("ndcg");
     expect(lines).toMatch(/index recall@10 +0\.9912 +exact/);
-    expect(
-      describeThreshold({ ...evaluation, threshold: { ...evaluation.threshold, threshold: null } }),
-    ).toMatch(/returns fewer/);
+    expect(describeThreshold({ ...evaluation, threshold: { kept: 3, of: 50, threshold: null } })).toMatch(
+      /returns fewer/,
+    );
     expect(signed(-0.0001)).toBe("0.000");
     expect(signed(-0.2)).toBe("-0.200");
   });
@@ -194,10 +190,10 @@ describe("the queries that changed most", () => {
   test("stand in the order of their change of nDCG, then of their lists; what did not change is left out", () => {
     const outcomes: QueryOutcome[] = [
       { ...OUTCOME, query: "little", ndcg: { baseline: 1, candidate: 0.9 } },
-      { ...OUTCOME, query: "same", ndcg: { baseline: 1, candidate: 1 }, rbo: 1 },
+      { ...OUTCOME, query: "same", ndcg: { baseline: 1, candidate: 1 }, change: { overlap: 1, rbo: 1 } },
       { ...OUTCOME, query: "gained", ndcg: { baseline: 0, candidate: 0.8 } },
-      { ...OUTCOME, query: "other rows", ndcg: null, rbo: 0.1 },
-      { ...OUTCOME, query: "other order", ndcg: null, rbo: 0.9 },
+      { ...OUTCOME, query: "other rows", ndcg: null, change: { overlap: 0.1, rbo: 0.1 } },
+      { ...OUTCOME, query: "other order", ndcg: null, change: { overlap: 1, rbo: 0.9 } },
     ];
     expect(mostChanged(outcomes, 10).map(({ query }) => query)).toEqual([
       "gained",
@@ -323,21 +319,48 @@ describe("the page", () => {
     expect(elementsOf(evaluationPage(evaluationOf(), [], new Map())).text).toContain("None changed.");
   });
 
+  test("a candidate that was judged alone has no differences, no change and no second list", () => {
+    const alone = (measure: typeof same) => ({ ...measure, against: null });
+    const { quality } = evaluationOf();
+    const evaluation = evaluationOf({
+      quality: quality && {
+        "ndcg@10": alone(same),
+        "mrr@10": alone(same),
+        "recall@1": alone(same),
+        "recall@5": alone(same),
+        "recall@10": alone(same),
+      },
+      baseline: { ...VERSION, searches: null },
+      change: null,
+      threshold: null,
+      ndcg_drop: null,
+      outcomes: [{ ...OUTCOME, change: null, baseline: null, ndcg: { baseline: null, candidate: 0.5 } }],
+    });
+    const { text, elements } = elementsOf(page(evaluation));
+    expect(text).toContain("v2 was judged alone");
+    expect(text).toContain("Queries that are answered worst");
+    expect(text).not.toMatch(/NaN|undefined|null|gone|new\b/);
+    expect(elements.filter(({ tagName }) => tagName === "ol")).toHaveLength(1);
+    const lines = summaryLines(evaluation).join("\n");
+    expect(lines).toMatch(/ndcg@10 +- +0\.500 +- +-/);
+    expect(lines).toMatch(/search p50 +not asked +1\.25 ms/);
+    expect(lines).not.toMatch(/overlap|keeps/);
+  });
+
   test("a chart never draws outside of numbers: no NaN for a query without rows, none for equal versions", () => {
     const empty = {
       ...OUTCOME,
       baseline: [],
       candidate: [],
-      overlap: 1,
-      rbo: 1,
+      change: { overlap: 1, rbo: 1 },
       ndcg: { baseline: 0, candidate: 0 },
     };
-    const latency_ms = { p50: 0, p95: 0 };
+    const searches = { index: { used: 0, recall: null, compared: 0 }, latency_ms: { p50: 0, p95: 0 } };
     const html = page(
       evaluationOf({
         outcomes: [empty],
-        baseline: { ...VERSION, latency_ms },
-        candidate: { ...VERSION, version: 2, latency_ms },
+        baseline: { ...VERSION, searches },
+        candidate: { ...VERSION, version: 2, searches },
       }),
     );
     expect(html).not.toMatch(/NaN|Infinity|undefined|null/);

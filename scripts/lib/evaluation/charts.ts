@@ -1,5 +1,5 @@
 /** The page's charts as inline SVG. Colours are classes of the page's style sheet, so that they follow light and dark. */
-import type { Comparison, QueryOutcome, VersionMeasures } from "./evaluate.ts";
+import type { QualityMeasure, VersionMeasures } from "./evaluate.ts";
 import { type Markup, markup } from "./markup.ts";
 import { signed } from "./summary.ts";
 
@@ -10,14 +10,15 @@ const LABEL = 110;
 /**
  * A dot for each measure's difference with its interval as a line, over a line at zero: where the interval does not touch zero, the versions differ.
  */
-export function differencesChart(quality: Readonly<Record<string, Comparison>>): Markup {
-  const measures = Object.entries(quality);
-  const reach =
-    Math.max(0.02, ...measures.flatMap(([, { low, high }]) => [Math.abs(low), Math.abs(high)])) * 1.1;
+export function differencesChart(quality: Readonly<Record<string, QualityMeasure>>): Markup {
+  const measures = Object.entries(quality).flatMap(([name, { against }]) =>
+    against === null ? [] : [{ name, ...against }],
+  );
+  const reach = Math.max(0.02, ...measures.flatMap(({ low, high }) => [Math.abs(low), Math.abs(high)])) * 1.1;
   const right = WIDTH - 70;
   const x = (value: number) => round(LABEL + ((value + reach) / (2 * reach)) * (right - LABEL));
   const height = measures.length * ROW + 30;
-  const rows = measures.map(([name, { difference, low, high }], index) => {
+  const rows = measures.map(({ name, difference, low, high }, index) => {
     const y = index * ROW + ROW / 2;
     const tone = low > 0 ? "better" : high < 0 ? "worse" : "even";
     return markup`
@@ -37,11 +38,9 @@ export function differencesChart(quality: Readonly<Record<string, Comparison>>):
   );
 }
 
-/** A bar for each judged query's change of nDCG@10, from the worst to the best. */
-export function queryChangesChart(outcomes: readonly QueryOutcome[]): Markup {
-  const changes = outcomes
-    .flatMap(({ ndcg }) => (ndcg === null ? [] : [ndcg.candidate - ndcg.baseline]))
-    .sort((a, b) => a - b);
+/** A bar for each query's change of nDCG@10, from the worst to the best. */
+export function queryChangesChart(differences: readonly number[]): Markup {
+  const changes = [...differences].sort((a, b) => a - b);
   const height = 150;
   const middle = height / 2;
   const step = WIDTH / Math.max(1, changes.length);
@@ -62,10 +61,13 @@ export function queryChangesChart(outcomes: readonly QueryOutcome[]): Markup {
   );
 }
 
-/** How many queries have 0, 1, ... 10 of their first ten rows in common. */
-export function overlapChart(outcomes: readonly QueryOutcome[]): Markup {
+/**
+ * How many queries have 0, 1, ... 10 of their first ten rows in common.
+ * @param overlaps 0 to 1
+ */
+export function overlapChart(overlaps: readonly number[]): Markup {
   const counts = new Array<number>(11).fill(0);
-  for (const { overlap } of outcomes) {
+  for (const overlap of overlaps) {
     const rows = Math.round(overlap * 10);
     counts[rows] = (counts[rows] ?? 0) + 1;
   }
@@ -92,17 +94,19 @@ export function overlapChart(outcomes: readonly QueryOutcome[]): Markup {
 
 /** p50 and p95 of both versions as bars on one scale. */
 export function latencyChart(versions: readonly VersionMeasures[]): Markup {
-  const bars = versions.flatMap(({ version, latency_ms }, index) =>
-    (["p50", "p95"] as const).map((name) => ({ name, version, tone: index, value: latency_ms[name] })),
+  const bars = versions.flatMap(({ version, searches }) =>
+    (["p50", "p95"] as const).flatMap((name) =>
+      searches === null ? [] : [{ name, version, value: searches.latency_ms[name] }],
+    ),
   );
   const most = Math.max(0.001, ...bars.map(({ value }) => value));
   const right = WIDTH - 90;
-  const rows = bars.map(({ name, version, tone, value }, index) => {
+  const rows = bars.map(({ name, version, value }, index) => {
     const y = index * 28 + 6;
     const size = round((value / most) * (right - LABEL));
     return markup`
       <text x="${LABEL - 12}" y="${y + 14}" text-anchor="end">v${version} ${name}</text>
-      <rect x="${LABEL}" y="${y}" width="${Math.max(1, size)}" height="18" rx="2" class="${tone === 0 ? "old" : "new"}"/>
+      <rect x="${LABEL}" y="${y}" width="${Math.max(1, size)}" height="18" rx="2" class="${version === versions[0]?.version ? "old" : "new"}"/>
       <text x="${LABEL + size + 8}" y="${y + 14}" class="figure">${value.toFixed(value < 10 ? 2 : 0)} ms</text>`;
   });
   return chart(bars.length * 28 + 8, "Time of a search in the database", markup`${rows}`);

@@ -32,6 +32,8 @@ export interface EvaluateOptions {
   /** Numbers of versions; see `chooseVersions` for what is taken where they are left out. */
   readonly baseline?: number | undefined;
   readonly candidate?: number | undefined;
+  /** Judges the candidate alone: for a baseline whose provider cannot be called from here. Nothing is compared then. */
+  readonly withoutBaseline?: boolean | undefined;
   /** Repeats the bootstrap's samples. */
   readonly seed: number;
   readonly actor?: string | undefined;
@@ -54,8 +56,16 @@ export interface VersionMeasures {
   readonly failed: number;
   /** The share (0 to 1) of rows with a vector or a reason why they have none. */
   readonly coverage: number;
+  /** The similarity above which its RPC returns rows by default. */
+  readonly threshold: number;
+  readonly has_index: boolean;
+  /** Null where the version was not asked. */
+  readonly searches: SearchMeasures | null;
+}
+
+/** What a version's searches were like. */
+export interface SearchMeasures {
   readonly index: {
-    readonly stands: boolean;
     /** The share of searches that read it. */
     readonly used: number;
     /** Recall at 10 against an exact scan, by distance, over so many queries; null where no search read an index. */
@@ -66,13 +76,16 @@ export interface VersionMeasures {
   readonly latency_ms: { readonly p50: number; readonly p95: number };
 }
 
-/** Means over the judged queries; difference: candidate minus baseline, with its paired bootstrap interval of 95 %. */
-export interface Comparison {
-  readonly baseline: number;
+/** Means of a measure over the judged queries. */
+export interface QualityMeasure {
   readonly candidate: number;
-  readonly difference: number;
-  readonly low: number;
-  readonly high: number;
+  /** difference: candidate minus baseline, with its paired bootstrap interval of 95 %. Null where the baseline was not asked. */
+  readonly against: {
+    readonly baseline: number;
+    readonly difference: number;
+    readonly low: number;
+    readonly high: number;
+  } | null;
 }
 
 export interface Hit {
@@ -86,10 +99,10 @@ export interface QueryOutcome {
   /** Null where nobody has said which rows answer it. */
   readonly relevant: readonly string[] | null;
   /** nDCG@10; null where the query is not judged. */
-  readonly ndcg: { readonly baseline: number; readonly candidate: number } | null;
-  readonly overlap: number;
-  readonly rbo: number;
-  readonly baseline: readonly Hit[];
+  readonly ndcg: { readonly baseline: number | null; readonly candidate: number } | null;
+  /** Null where the baseline was not asked. */
+  readonly change: { readonly overlap: number; readonly rbo: number } | null;
+  readonly baseline: readonly Hit[] | null;
   readonly candidate: readonly Hit[];
 }
 
@@ -104,11 +117,11 @@ export interface Metrics {
   readonly baseline: VersionMeasures;
   readonly candidate: VersionMeasures;
   /** Null where no query is judged. */
-  readonly quality: Readonly<Record<(typeof QUALITY)[number], Comparison>> | null;
-  /** Means over all queries. They detect change and say nothing of quality. */
-  readonly change: { readonly "overlap@10": number; readonly rbo: number };
-  /** Which threshold of the candidate keeps as many results as the baseline's own does. */
-  readonly threshold: CarriedThreshold & { readonly baseline: number; readonly candidate: number };
+  readonly quality: Readonly<Record<(typeof QUALITY)[number], QualityMeasure>> | null;
+  /** Means over all queries. They detect change and say nothing of quality. Null where the baseline was not asked. */
+  readonly change: { readonly "overlap@10": number; readonly rbo: number } | null;
+  /** Which threshold of the candidate keeps as many results as the baseline's own does. Null where the baseline was not asked. */
+  readonly threshold: CarriedThreshold | null;
   /** What embedding the queries took; those that the query cache knew took nothing. */
   readonly provider: { readonly requests: number; readonly tokens: number };
 }
@@ -121,7 +134,7 @@ export interface Evaluation extends Metrics {
   readonly index_recall: number | null;
   /** Null: no search read the index, and the table is so small that none is needed. */
   readonly index_used: boolean | null;
-  /** Baseline minus candidate, so that a fall is above 0; null where no query is judged. */
+  /** Baseline minus candidate, so that a fall is above 0; null where no query is judged or the baseline was not asked. */
   readonly ndcg_drop: { readonly mean: number; readonly low: number; readonly high: number } | null;
   /** Not stored. */
   readonly outcomes: readonly QueryOutcome[];
@@ -192,9 +205,9 @@ export async function evaluate(
     baseline: await sideOf(db, versions.baseline),
     candidate: await sideOf(db, versions.candidate),
   };
-  const both = [sides.baseline, sides.candidate];
-  for (const { entry, counts } of both) {
-    if (counts.embedded > 0) continue;
+  const asked = options.withoutBaseline ? [sides.candidate] : [sides.baseline, sides.candidate];
+  for (const { entry, counts: has } of asked) {
+    if (has.embedded > 0) continue;
     throw new ReembedError(
       "refused",
       `v${entry.version} of ${collection} has no vectors yet`,
@@ -204,87 +217,98 @@ export async function evaluate(
 
   const provider = { requests: 0, tokens: 0 };
   const vectors = new Map<string, readonly string[]>();
-  for (const { entry } of both) {
+  for (const { entry } of asked) {
     if (vectors.has(entry.space.id)) continue;
     const embedded = await embedQueries(
       db,
       embedderFor,
       entry.space,
       queries.map(({ query }) => query),
-    );
+    ).catch((error: unknown) => {
+      throw entry === versions.baseline ? withWayOut(error, versions.candidate) : error;
+    });
     vectors.set(entry.space.id, embedded.vectors);
     provider.requests += embedded.requests;
     provider.tokens += embedded.tokens;
   }
 
-  const answers = { baseline: [] as Answer[], candidate: [] as Answer[] };
+  const answers = new Map<Side, Answer[]>(asked.map((side) => [side, []]));
   for (const index of queries.keys()) {
     options.onProgress?.(index, queries.length);
-    const ask = async (name: "baseline" | "candidate") => {
-      const { entry } = sides[name];
-      const vector = vectors.get(entry.space.id)?.[index] ?? "";
-      answers[name].push(await answerOf(db, entry.id, vector, index < MOST_EXACT));
-    };
     // In turns, so that neither version is always the one that warms the machine up.
-    for (const name of index % 2 === 0
-      ? (["baseline", "candidate"] as const)
-      : (["candidate", "baseline"] as const))
-      await ask(name);
+    for (const side of index % 2 === 0 ? asked : asked.toReversed()) {
+      const vector = vectors.get(side.entry.space.id)?.[index] ?? "";
+      answers.get(side)?.push(await answerOf(db, side.entry.id, vector, index < MOST_EXACT));
+    }
   }
   options.onProgress?.(queries.length, queries.length);
+  const fresh = answers.get(sides.candidate) ?? [];
+  const old = answers.get(sides.baseline) ?? null;
 
-  const outcomes = queries.map((query, index) =>
-    outcomeOf(query, answers.baseline[index] ?? NOTHING, answers.candidate[index] ?? NOTHING),
-  );
-  const pairs = queries.flatMap(({ judgments }, index) =>
-    judgments === null
-      ? []
-      : [{ judgments, baseline: idsOf(answers.baseline[index]), candidate: idsOf(answers.candidate[index]) }],
-  );
-  const quality = pairs.length === 0 ? null : qualityOf(pairs, seed);
+  const asks = queries.flatMap((query, index): Ask[] => {
+    const candidate = fresh[index];
+    return candidate === undefined ? [] : [{ ...query, candidate, baseline: old?.[index] ?? null }];
+  });
+  const outcomes = asks.map(outcomeOf);
+  const judged = asks.flatMap(({ judgments, ...ask }) => (judgments === null ? [] : [{ ...ask, judgments }]));
+  const quality = judged.length === 0 ? null : qualityOf(judged, seed);
+  const changes = outcomes.flatMap(({ change }) => change ?? []);
   const metrics: Metrics = {
     source,
     queries: queries.length,
-    judged_queries: pairs.length,
+    judged_queries: judged.length,
     unknown_rows: unknownRows,
     seed,
-    baseline: measuresOf(sides.baseline, answers.baseline),
-    candidate: measuresOf(sides.candidate, answers.candidate),
+    baseline: measuresOf(sides.baseline, old),
+    candidate: measuresOf(sides.candidate, fresh),
     quality,
-    change: {
-      "overlap@10": mean(outcomes.map(({ overlap }) => overlap)),
-      rbo: mean(outcomes.map(({ rbo }) => rbo)),
-    },
-    threshold: {
-      baseline: sides.baseline.threshold,
-      candidate: sides.candidate.threshold,
-      ...carriedThreshold(
-        answers.baseline.flatMap(({ similarities }) => similarities),
-        sides.baseline.threshold,
-        answers.candidate.flatMap(({ similarities }) => similarities),
-      ),
-    },
+    change:
+      old === null
+        ? null
+        : {
+            "overlap@10": mean(changes.map(({ overlap }) => overlap)),
+            rbo: mean(changes.map(({ rbo }) => rbo)),
+          },
+    threshold:
+      old === null
+        ? null
+        : carriedThreshold(
+            old.flatMap(({ similarities }) => similarities),
+            sides.baseline.threshold,
+            fresh.flatMap(({ similarities }) => similarities),
+          ),
     provider,
   };
-  const { used, recall } = metrics.candidate.index;
-  const fall = quality?.["ndcg@10"];
+  const { used, recall } = searchMeasuresOf(fresh).index;
+  const fall = quality?.["ndcg@10"].against ?? null;
   const verdict = {
     index_recall: recall,
     index_used: used === 1 ? true : metrics.candidate.rows < INDEX_MATTERS_FROM ? null : false,
     // Without the negative zero that minus makes of 0.
-    ndcg_drop:
-      fall === undefined ? null : { mean: 0 - fall.difference, low: 0 - fall.high, high: 0 - fall.low },
+    ndcg_drop: fall === null ? null : { mean: 0 - fall.difference, low: 0 - fall.high, high: 0 - fall.low },
   };
   return { ...(await store(db, options, metrics, verdict)), collection, ...metrics, ...verdict, outcomes };
 }
 
-/** The queries whose answers changed most: by nDCG where it is known, then by rank-biased overlap. */
+/** Where a provider is not to be called from here, such as one that only an edge function has, the candidate can be judged alone. */
+function withWayOut(error: unknown, candidate: VersionEntry): unknown {
+  if (!(error instanceof ReembedError && error.code === "provider_unavailable")) return error;
+  const hint = `${error.hint} Or judge v${candidate.version} alone, with --without-baseline.`.trim();
+  return new ReembedError(error.code, error.message, hint, { cause: error });
+}
+
+/**
+ * The queries whose answers changed most: by nDCG where it is known, then by rank-biased overlap. Where nothing was compared, those that are answered
+ * worst.
+ */
 export function mostChanged(outcomes: readonly QueryOutcome[], count: number): QueryOutcome[] {
-  const change = ({ ndcg: judged }: QueryOutcome) =>
-    judged === null ? 0 : Math.abs(judged.candidate - judged.baseline);
+  const difference = ({ ndcg: judged }: QueryOutcome) => {
+    if (judged === null) return 0;
+    return judged.baseline === null ? 1 - judged.candidate : Math.abs(judged.candidate - judged.baseline);
+  };
   return outcomes
-    .filter((outcome) => outcome.rbo < 1 - 1e-9)
-    .sort((a, b) => change(b) - change(a) || a.rbo - b.rbo)
+    .filter(({ change }) => change === null || change.rbo < 1 - 1e-9)
+    .sort((a, b) => difference(b) - difference(a) || (a.change?.rbo ?? 0) - (b.change?.rbo ?? 0))
     .slice(0, count);
 }
 
@@ -297,7 +321,9 @@ export async function readRows(
   outcomes: readonly QueryOutcome[],
 ): Promise<ReadonlyMap<string, string>> {
   const ids = new Set(
-    outcomes.flatMap(({ baseline, candidate: found }) => [...baseline, ...found].map(({ row_id }) => row_id)),
+    outcomes.flatMap(({ baseline, candidate: found }) =>
+      [...(baseline ?? []), ...found].map(({ row_id }) => row_id),
+    ),
   );
   const [row] = await db.query<{ texts: unknown }>("select reembed.describe_rows($1, $2, $3) as texts", [
     collection,
@@ -359,8 +385,6 @@ interface Answer {
   readonly recall: number | null;
 }
 
-const NOTHING: Answer = { rowIds: [], similarities: [], ms: 0, readIndex: false, recall: null };
-
 /** Asks one version one query: deep, which also brings its pages into memory, then as the application does, then exactly. */
 async function answerOf(db: Database, versionId: number, vector: string, exactly: boolean): Promise<Answer> {
   const search = async (count: number, exact: boolean) => {
@@ -384,20 +408,25 @@ async function answerOf(db: Database, versionId: number, vector: string, exactly
 }
 
 function measuresOf(
-  { entry, state, active, counts: has }: Side,
-  answers: readonly Answer[],
+  { entry, state, active, threshold, counts: has }: Side,
+  answers: readonly Answer[] | null,
 ): VersionMeasures {
-  const { has_index, ...rows } = has;
-  const recalls = answers.flatMap(({ recall }) => recall ?? []);
-  const times = answers.map(({ ms }) => ms);
   return {
     version: entry.version,
     space: entry.space.id,
     active,
     state,
-    ...rows,
+    threshold,
+    ...has,
+    searches: answers === null ? null : searchMeasuresOf(answers),
+  };
+}
+
+function searchMeasuresOf(answers: readonly Answer[]): SearchMeasures {
+  const recalls = answers.flatMap(({ recall }) => recall ?? []);
+  const times = answers.map(({ ms }) => ms);
+  return {
     index: {
-      stands: has_index,
       used: mean(answers.map(({ readIndex }) => (readIndex ? 1 : 0))),
       recall: recalls.length === 0 ? null : mean(recalls),
       compared: recalls.length,
@@ -406,42 +435,51 @@ function measuresOf(
   };
 }
 
-function outcomeOf({ query, judgments }: EvaluatedQuery, baseline: Answer, candidate: Answer): QueryOutcome {
+/** A query with what was answered. */
+interface Ask extends EvaluatedQuery {
+  readonly candidate: Answer;
+  readonly baseline: Answer | null;
+}
+
+function outcomeOf({ query, judgments, baseline, candidate }: Ask): QueryOutcome {
   const hits = ({ rowIds, similarities }: Answer): Hit[] =>
     rowIds.slice(0, CUT).map((row_id, index) => ({ row_id, similarity: similarities[index] ?? 0 }));
   return {
     query,
     relevant: judgments && [...judgments].filter(([, grade]) => grade > 0).map(([row]) => row),
     ndcg: judgments && {
-      baseline: ndcg(baseline.rowIds, judgments, CUT),
+      baseline: baseline && ndcg(baseline.rowIds, judgments, CUT),
       candidate: ndcg(candidate.rowIds, judgments, CUT),
     },
-    overlap: overlapAt(baseline.rowIds, candidate.rowIds, CUT),
-    rbo: rankBiasedOverlap(baseline.rowIds, candidate.rowIds),
-    baseline: hits(baseline),
+    change: baseline && {
+      overlap: overlapAt(baseline.rowIds, candidate.rowIds, CUT),
+      rbo: rankBiasedOverlap(baseline.rowIds, candidate.rowIds),
+    },
+    baseline: baseline && hits(baseline),
     candidate: hits(candidate),
   };
 }
 
-interface Pair {
-  readonly judgments: Judgments;
-  readonly baseline: readonly string[];
-  readonly candidate: readonly string[];
-}
+type JudgedAsk = Ask & { readonly judgments: Judgments };
 
 function qualityOf(
-  pairs: readonly Pair[],
+  asks: readonly JudgedAsk[],
   seed: number,
-): Readonly<Record<(typeof QUALITY)[number], Comparison>> {
-  const compare = (measure: (ranked: readonly string[], judgments: Judgments) => number): Comparison => {
-    const baseline = pairs.map((pair) => measure(pair.baseline, pair.judgments));
-    const candidate = pairs.map((pair) => measure(pair.candidate, pair.judgments));
+): Readonly<Record<(typeof QUALITY)[number], QualityMeasure>> {
+  const compare = (measure: (ranked: readonly string[], judgments: Judgments) => number): QualityMeasure => {
+    const candidate = asks.map((ask) => measure(ask.candidate.rowIds, ask.judgments));
+    const baseline = asks.flatMap((ask) =>
+      ask.baseline === null ? [] : measure(ask.baseline.rowIds, ask.judgments),
+    );
+    if (baseline.length === 0) return { candidate: mean(candidate), against: null };
     const differences = candidate.map((value, index) => value - (baseline[index] ?? 0));
     return {
-      baseline: mean(baseline),
       candidate: mean(candidate),
-      difference: mean(differences),
-      ...pairedBootstrap(differences, { seed }),
+      against: {
+        baseline: mean(baseline),
+        difference: mean(differences),
+        ...pairedBootstrap(differences, { seed }),
+      },
     };
   };
   return {
@@ -466,7 +504,7 @@ async function store(
       metrics.baseline.version,
       metrics.candidate.version,
       metrics.queries,
-      metrics.judged_queries > 0,
+      ndcg_drop !== null,
       metrics.source,
       JSON.stringify(metrics),
       index_recall,
@@ -482,8 +520,4 @@ async function store(
     [stored?.id],
   );
   return { id: Number(stored?.id), at: row?.at.toISOString() ?? "" };
-}
-
-function idsOf(answer: Answer | undefined): readonly string[] {
-  return answer?.rowIds ?? [];
 }

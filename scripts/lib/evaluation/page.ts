@@ -4,12 +4,14 @@
  */
 import { percent } from "../output.ts";
 import { differencesChart, latencyChart, overlapChart, queryChangesChart } from "./charts.ts";
-import type { Evaluation, Hit, QueryOutcome } from "./evaluate.ts";
+import type { Evaluation, Hit, QueryOutcome, VersionMeasures } from "./evaluate.ts";
 import { type Markup, markup } from "./markup.ts";
 import {
+  describeChange,
   describeQuality,
   describeSource,
   describeThreshold,
+  describeUnknownRows,
   qualityRows,
   signed,
   stateRows,
@@ -51,27 +53,26 @@ ${queriesSection(evaluation, changed, rows)}
 }
 
 function header(evaluation: Evaluation, title: string): Markup {
-  const { baseline, candidate } = evaluation;
+  const { baseline, candidate, quality, index_recall } = evaluation;
+  const against = quality?.["ndcg@10"].against;
+  const p95 = ({ searches }: VersionMeasures) =>
+    searches === null ? "not asked" : `${searches.latency_ms.p95.toFixed(2)} ms`;
   const tiles = [
-    tile(
-      "nDCG@10",
-      evaluation.quality === null ? "not judged" : signed(evaluation.quality["ndcg@10"].difference),
-      evaluation.quality === null
-        ? ""
-        : `${signed(evaluation.quality["ndcg@10"].low)} to ${signed(evaluation.quality["ndcg@10"].high)}`,
-    ),
-    tile(
-      "index recall@10",
-      evaluation.index_recall === null ? "exact" : evaluation.index_recall.toFixed(4),
-      evaluation.index_recall === null
-        ? "no index is read"
-        : `${candidate.index.compared} queries against an exact scan`,
-    ),
-    tile(
-      "search p95",
-      `${candidate.latency_ms.p95.toFixed(2)} ms`,
-      `v${baseline.version}: ${baseline.latency_ms.p95.toFixed(2)} ms`,
-    ),
+    against
+      ? tile("nDCG@10", signed(against.difference), `${signed(against.low)} to ${signed(against.high)}`)
+      : tile(
+          "nDCG@10",
+          quality === null ? "not judged" : quality["ndcg@10"].candidate.toFixed(3),
+          quality === null ? "" : "judged alone",
+        ),
+    index_recall === null
+      ? tile("index recall@10", "exact", "no index is read")
+      : tile(
+          "index recall@10",
+          index_recall.toFixed(4),
+          `${candidate.searches?.index.compared ?? 0} queries against an exact scan`,
+        ),
+    tile("search p95", p95(candidate), `v${baseline.version}: ${p95(baseline)}`),
     tile(
       "coverage",
       percent(candidate.coverage),
@@ -83,11 +84,7 @@ function header(evaluation: Evaluation, title: string): Markup {
 <h1>${title}</h1>
 <p class="spaces"><span class="key old"></span>v${baseline.version} <code>${baseline.space}</code> <span class="key new"></span>v${candidate.version} <code>${candidate.space}</code></p>
 <p class="verdict">${describeQuality(evaluation)}</p>
-<p>${evaluation.queries} queries, ${describeSource(evaluation.source, evaluation.judged_queries)}.${
-    evaluation.unknown_rows > 0
-      ? ` ${evaluation.unknown_rows} judged rows are not in the collection: they count as not found.`
-      : ""
-  }</p>
+<p>${evaluation.queries} queries, ${describeSource(evaluation.source, evaluation.judged_queries)}. ${describeUnknownRows(evaluation)}</p>
 <dl class="tiles">${tiles}</dl>
 </header>`;
 }
@@ -99,22 +96,33 @@ function tile(name: string, figure: string, note: string): Markup {
 function qualitySection(evaluation: Evaluation): Markup {
   const { quality, baseline, candidate, outcomes } = evaluation;
   if (quality === null) return markup``;
-  const better = outcomes.filter(({ ndcg }) => ndcg !== null && ndcg.candidate > ndcg.baseline).length;
-  const worse = outcomes.filter(({ ndcg }) => ndcg !== null && ndcg.candidate < ndcg.baseline).length;
+  const figures = table(
+    ["measure", `v${baseline.version}`, `v${candidate.version}`, "difference", "95 % interval"],
+    qualityRows(quality),
+  );
+  if (quality["ndcg@10"].against === null)
+    return markup`<section><h2>Quality</h2><p>Means over ${evaluation.judged_queries} judged queries.</p>${figures}</section>`;
+  const changes = outcomes.flatMap(({ ndcg }) =>
+    ndcg === null || ndcg.baseline === null ? [] : [ndcg.candidate - ndcg.baseline],
+  );
+  const better = changes.filter((change) => change > 0).length;
+  const worse = changes.filter((change) => change < 0).length;
   return markup`<section>
 <h2>Quality</h2>
 <p>Means over ${evaluation.judged_queries} judged queries. The interval is a paired bootstrap of 95 %: where it touches zero, these queries cannot tell the versions apart.</p>
 <figure>${differencesChart(quality)}<figcaption>v${candidate.version} minus v${baseline.version}</figcaption></figure>
-${table(["measure", `v${baseline.version}`, `v${candidate.version}`, "difference", "95 % interval"], qualityRows(quality))}
-<figure>${queryChangesChart(outcomes)}<figcaption>nDCG@10 of each query: ${better} better, ${worse} worse, ${evaluation.judged_queries - better - worse} unchanged</figcaption></figure>
+${figures}
+<figure>${queryChangesChart(changes)}<figcaption>nDCG@10 of each query: ${better} better, ${worse} worse, ${changes.length - better - worse} unchanged</figcaption></figure>
 </section>`;
 }
 
-function changeSection({ change, outcomes }: Evaluation): Markup {
+function changeSection(evaluation: Evaluation): Markup {
+  const overlaps = evaluation.outcomes.flatMap(({ change }) => change?.overlap ?? []);
+  if (overlaps.length === 0) return markup``;
   return markup`<section>
 <h2>Change</h2>
-<p>How much the answers differ. This detects change and says nothing of quality: a better model changes its answers, too. Mean overlap of the first ten rows ${percent(change["overlap@10"])}, mean rank-biased overlap ${change.rbo.toFixed(2)}.</p>
-<figure>${overlapChart(outcomes)}<figcaption>number of queries</figcaption></figure>
+<p>How much the answers differ. This detects change and says nothing of quality: a better model changes its answers, too. On average: ${describeChange(evaluation)}.</p>
+<figure>${overlapChart(overlaps)}<figcaption>number of queries</figcaption></figure>
 </section>`;
 }
 
@@ -143,44 +151,54 @@ function queriesSection(
   changed: readonly QueryOutcome[],
   rows: ReadonlyMap<string, string>,
 ): Markup {
-  if (changed.length === 0)
-    return markup`<section><h2>Queries that changed most</h2><p>None changed.</p></section>`;
+  const compared = changed.some(({ change }) => change !== null);
+  const heading =
+    compared || changed.length === 0 ? "Queries that changed most" : "Queries that are answered worst";
+  if (changed.length === 0) return markup`<section><h2>${heading}</h2><p>None changed.</p></section>`;
   const queries = changed.map((outcome, index) => {
     const answers = [
-      answerList(`v${baseline.version}`, "old", outcome.baseline, outcome.candidate, outcome, rows),
+      ...(outcome.baseline === null
+        ? []
+        : [answerList(`v${baseline.version}`, "old", outcome.baseline, outcome.candidate, outcome, rows)]),
       answerList(`v${candidate.version}`, "new", outcome.candidate, outcome.baseline, outcome, rows),
     ];
-    const figures =
-      outcome.ndcg === null
-        ? `overlap ${percent(outcome.overlap)}`
-        : `nDCG ${outcome.ndcg.baseline.toFixed(2)} → ${outcome.ndcg.candidate.toFixed(2)}, overlap ${percent(outcome.overlap)}`;
     return markup`<details${index < 3 ? markup` open` : markup``}>
-<summary><bdi class="query">${outcome.query}</bdi> <small>${figures}</small></summary>
+<summary><bdi class="query">${shortened(outcome.query, 240)}</bdi> <small>${figuresOf(outcome)}</small></summary>
 <div class="answers">${answers}</div>
 </details>`;
   });
   return markup`<section class="wide">
-<h2>Queries that changed most</h2>
+<h2>${heading}</h2>
 <p><span class="mark">★</span> marks a row that answers the query. Beside each row stand its similarity and where it went or came from; similarities of two versions cannot be compared.</p>
 ${queries}
 </section>`;
+}
+
+function figuresOf({ ndcg, change }: QueryOutcome): string {
+  const quality =
+    ndcg === null
+      ? []
+      : [
+          `nDCG ${ndcg.baseline === null ? "" : `${ndcg.baseline.toFixed(2)} → `}${ndcg.candidate.toFixed(2)}`,
+        ];
+  return [...quality, ...(change === null ? [] : [`overlap ${percent(change.overlap)}`])].join(", ");
 }
 
 function answerList(
   name: string,
   tone: "old" | "new",
   hits: readonly Hit[],
-  others: readonly Hit[],
+  others: readonly Hit[] | null,
   { relevant }: QueryOutcome,
   rows: ReadonlyMap<string, string>,
 ): Markup {
-  const places = new Map(others.map(({ row_id }, index) => [row_id, index]));
+  const places = new Map(others?.map(({ row_id }, index) => [row_id, index]));
   const items = hits.map(({ row_id, similarity }, index) => {
     const [title, snippet] = titleAndSnippet(rows.get(row_id) ?? row_id);
     const place = places.get(row_id);
     return markup`<li${relevant?.includes(row_id) ? markup` class="relevant"` : markup``}><div><bdi class="title">${title}</bdi>${
       snippet === "" ? markup`` : markup`<bdi class="snippet">${snippet}</bdi>`
-    }</div><small>${similarity.toFixed(3)}<br>${tone === "new" ? moved(index, place) : wentTo(place)}</small></li>`;
+    }</div><small>${similarity.toFixed(3)}<br>${others === null ? "" : tone === "new" ? moved(index, place) : wentTo(place)}</small></li>`;
   });
   return markup`<section><h3><span class="key ${tone}"></span>${name}</h3><ol>${items}</ol></section>`;
 }
@@ -200,8 +218,11 @@ function wentTo(after: number | undefined): string {
 /** A row's first line, and what follows it on one line. */
 function titleAndSnippet(text: string): [string, string] {
   const [first = "", ...rest] = text.trim().split("\n");
-  const title = oneLine(first);
-  return [title.length > 140 ? `${title.slice(0, 139)}…` : title, oneLine(rest.join(" ")).slice(0, 200)];
+  return [shortened(oneLine(first), 140), oneLine(rest.join(" ")).slice(0, 200)];
+}
+
+function shortened(text: string, longest: number): string {
+  return text.length > longest ? `${text.slice(0, longest - 1)}…` : text;
 }
 
 function oneLine(text: string): string {

@@ -1,6 +1,6 @@
 /** An evaluation as lines for a terminal, and in the sentences that the page uses, too. */
 import { percent, table } from "../output.ts";
-import type { Comparison, Evaluation, VersionMeasures } from "./evaluate.ts";
+import type { Evaluation, QualityMeasure, SearchMeasures, VersionMeasures } from "./evaluate.ts";
 import type { QuerySource } from "./query-set.ts";
 
 /** What the queries are and what they can show. */
@@ -19,24 +19,41 @@ export function describeQuality({
   baseline,
 }: Pick<Evaluation, "quality" | "candidate" | "baseline">): string {
   if (quality === null) return "No query is judged, so nothing is said about quality.";
-  const { low, high } = quality["ndcg@10"];
+  const { against } = quality["ndcg@10"];
   const [old, fresh] = [`v${baseline.version}`, `v${candidate.version}`];
-  if (low > 0) return `${fresh} answers these queries better than ${old}.`;
-  if (high < 0) return `${fresh} answers these queries worse than ${old}.`;
+  if (against === null)
+    return `${fresh} was judged alone: nothing is said about whether it is better than ${old}.`;
+  if (against.low > 0) return `${fresh} answers these queries better than ${old}.`;
+  if (against.high < 0) return `${fresh} answers these queries worse than ${old}.`;
   return `These queries show no difference in quality between ${fresh} and ${old}.`;
 }
 
-/** What became of the old threshold, in one sentence. */
+/** What became of the old threshold, in one sentence; empty where nothing was compared. */
 export function describeThreshold({
   threshold,
   baseline,
   candidate,
 }: Pick<Evaluation, "threshold" | "baseline" | "candidate">): string {
+  if (threshold === null) return "";
   const [old, fresh] = [`v${baseline.version}`, `v${candidate.version}`];
-  const kept = `${old}'s threshold of ${threshold.baseline.toFixed(2)} keeps ${count(threshold.kept)} of ${count(threshold.of)} results`;
+  const kept = `${old}'s threshold of ${baseline.threshold.toFixed(2)} keeps ${count(threshold.kept)} of ${count(threshold.of)} results`;
   return threshold.threshold === null
     ? `${kept}; ${fresh} returns fewer at any threshold.`
-    : `${kept}; ${threshold.threshold.toFixed(3)} keeps as many in ${fresh}, whose own is ${threshold.candidate.toFixed(2)}.`;
+    : `${kept}; ${threshold.threshold.toFixed(3)} keeps as many in ${fresh}, whose own is ${candidate.threshold.toFixed(2)}.`;
+}
+
+/** How much the answers differ, in one sentence; empty where nothing was compared. */
+export function describeChange({ change }: Pick<Evaluation, "change">): string {
+  return change === null
+    ? ""
+    : `overlap of the first ten rows ${percent(change["overlap@10"])}, rank-biased overlap ${change.rbo.toFixed(2)}`;
+}
+
+/** Judged rows that are not there, in one sentence; empty where all are. */
+export function describeUnknownRows({ unknown_rows }: Pick<Evaluation, "unknown_rows">): string {
+  if (unknown_rows === 0) return "";
+  const rows = unknown_rows === 1 ? "1 judged row is" : `${count(unknown_rows)} judged rows are`;
+  return `${rows} not in the collection and counted as not found.`;
 }
 
 /** A difference with its sign, three decimals. */
@@ -46,10 +63,11 @@ export function signed(value: number): string {
 }
 
 /** How a version's index served its searches, in words for one cell. */
-export function describeIndex({ index }: VersionMeasures): string {
-  if (index.used === 1) return "read by every search";
-  if (index.used > 0) return `read by ${percent(index.used)} of the searches`;
-  return index.stands ? "stands, not read" : "none";
+export function describeIndex({ has_index, searches }: VersionMeasures): string {
+  if (searches === null || searches.index.used === 0) return has_index ? "stands, not read" : "none";
+  return searches.index.used === 1
+    ? "read by every search"
+    : `read by ${percent(searches.index.used)} of the searches`;
 }
 
 /** Rows of the table that shows what both versions have and how fast they are: name, baseline, candidate. */
@@ -62,6 +80,10 @@ export function stateRows({
     cell(baseline),
     cell(candidate),
   ];
+  const asked =
+    (cell: (searches: SearchMeasures) => string) =>
+    ({ searches }: VersionMeasures) =>
+      searches === null ? "not asked" : cell(searches);
   return [
     both("rows embedded", ({ embedded, rows }) => `${count(embedded)} of ${count(rows)}`),
     both("coverage", ({ coverage }) => percent(coverage)),
@@ -69,47 +91,53 @@ export function stateRows({
     both("failed rows", ({ failed }) => count(failed)),
     both("truncated rows", ({ truncated }) => count(truncated)),
     both("index", describeIndex),
-    both("index recall@10", ({ index }) => (index.recall === null ? "exact" : index.recall.toFixed(4))),
-    both("search p50", ({ latency_ms }) => milliseconds(latency_ms.p50)),
-    both("search p95", ({ latency_ms }) => milliseconds(latency_ms.p95)),
+    both(
+      "index recall@10",
+      asked(({ index }) => (index.recall === null ? "exact" : index.recall.toFixed(4))),
+    ),
+    both(
+      "search p50",
+      asked(({ latency_ms }) => milliseconds(latency_ms.p50)),
+    ),
+    both(
+      "search p95",
+      asked(({ latency_ms }) => milliseconds(latency_ms.p95)),
+    ),
   ];
 }
 
 /** Rows of the table of quality: name, baseline, candidate, difference, interval. */
-export function qualityRows(quality: Readonly<Record<string, Comparison>>): string[][] {
-  return Object.entries(quality).map(([name, { baseline, candidate, difference, low, high }]) => [
+export function qualityRows(quality: Readonly<Record<string, QualityMeasure>>): string[][] {
+  return Object.entries(quality).map(([name, { candidate, against }]) => [
     name,
-    baseline.toFixed(3),
+    against === null ? "-" : against.baseline.toFixed(3),
     candidate.toFixed(3),
-    signed(difference),
-    `${signed(low)} to ${signed(high)}`,
+    against === null ? "-" : signed(against.difference),
+    against === null ? "-" : `${signed(against.low)} to ${signed(against.high)}`,
   ]);
 }
 
 /** All of it, line by line. */
 export function summaryLines(evaluation: Evaluation): string[] {
-  const { baseline, candidate, quality, change, provider } = evaluation;
+  const { baseline, candidate, quality, provider } = evaluation;
   const [old, fresh] = [`v${baseline.version}`, `v${candidate.version}`];
   const lines = [
     `${evaluation.collection}: ${fresh} (${candidate.space}) against ${old} (${baseline.space})`,
     `${count(evaluation.queries)} queries, ${describeSource(evaluation.source, evaluation.judged_queries)}`,
   ];
-  if (evaluation.unknown_rows > 0)
-    lines.push(
-      `${count(evaluation.unknown_rows)} judged rows are not in the collection: they count as not found`,
-    );
+  const unknown = describeUnknownRows(evaluation);
+  if (unknown !== "") lines.push(unknown);
   lines.push("");
   if (quality !== null)
     lines.push(...table(["quality", old, fresh, "difference", "95 % interval"], qualityRows(quality)), "");
   lines.push(describeQuality(evaluation), "");
   lines.push(...table(["state", old, fresh], stateRows(evaluation)), "");
-  lines.push(
-    `change, which says nothing of quality: overlap@10 ${percent(change["overlap@10"])}, rank-biased overlap ${change.rbo.toFixed(2)}`,
-    describeThreshold(evaluation),
-  );
+  const change = describeChange(evaluation);
+  if (change !== "")
+    lines.push(`change, which says nothing of quality: ${change}`, describeThreshold(evaluation));
   if (provider.requests > 0)
     lines.push(
-      `embedding the queries took ${count(provider.requests)} requests, ${count(provider.tokens)} tokens`,
+      `embedding the queries took ${count(provider.requests)} request${provider.requests === 1 ? "" : "s"}, ${count(provider.tokens)} tokens`,
     );
   return lines;
 }
