@@ -1,6 +1,12 @@
 /** `reembed search`: one query, answered by the active version or by the one that is named. */
-import type { Command } from "commander";
-import { type SearchAnswer, search } from "../../supabase/functions/_shared/search.ts";
+import { type Command, Option } from "commander";
+import {
+  type FallbackReason,
+  MODES,
+  type Mode,
+  type SearchAnswer,
+  search,
+} from "../../supabase/functions/_shared/search.ts";
 import { withDatabase } from "../lib/database.ts";
 import {
   collectionName,
@@ -18,10 +24,16 @@ import { chooseCollection } from "../lib/targets.ts";
 const LONGEST_QUERY = 8_000;
 const LONGEST_TITLE = 60;
 
+const WHY_LEXICAL: Readonly<Record<FallbackReason, string>> = {
+  query_budget_spent: "the budget for queries is spent",
+  provider_unavailable: "the provider cannot be asked now",
+};
+
 interface Options extends DatabaseOptions {
   readonly collection?: string;
   readonly version?: number;
   readonly count: number;
+  readonly mode: Mode;
 }
 
 export function addSearch(program: Command): void {
@@ -31,6 +43,11 @@ export function addSearch(program: Command): void {
     .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
     .option("--version <number>", "the version; default: the active one", versionNumber)
     .option("--count <rows>", "rows at most, 1 to 1000", wholeNumber(1, 1_000), 5)
+    .addOption(
+      new Option("--mode <mode>", "by meaning, by meaning and words, or by words alone")
+        .choices(MODES)
+        .default("semantic"),
+    )
     .addHelpText(
       "after",
       '\nExample:\n  npm run -s reembed -- search "how do I undo a commit" --collection course_content --count 3',
@@ -43,6 +60,7 @@ export function addSearch(program: Command): void {
           {
             collection: await chooseCollection(db, options.collection),
             query,
+            mode: options.mode,
             version: options.version,
             match_count: options.count,
           },
@@ -53,18 +71,19 @@ export function addSearch(program: Command): void {
 }
 
 function print(answer: SearchAnswer, out: Output): void {
-  const { collection, version, space, results, coverage } = answer;
+  const { collection, version, space, results, coverage, reason } = answer;
   const lexical = space.startsWith("hash/");
   out.say(`${collection} v${version}, ${space}`);
   if (lexical)
     out.say("This space is lexical, not semantic: it finds shared words and pieces of words, no synonyms.");
+  if (reason !== undefined) out.say(`Found by words, not by meaning: ${WHY_LEXICAL[reason]}.`);
   if (coverage !== undefined)
     out.say(`This version is still loading: it has ${percent(coverage)} of the rows.`);
   if (results.length === 0) out.say("No row was found.");
   else {
     const rows = results.map((row, index) => [
       String(index + 1),
-      row.similarity.toFixed(4),
+      row.similarity?.toFixed(4) ?? "",
       shorten(row.title ?? row.id),
       String(row.url ?? ""),
     ]);

@@ -64,7 +64,7 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
       `select to_jsonb(f) as value from public.${escapeIdentifier(name)}(${list}) f`,
       names.map((argument) => (json.has(argument) ? JSON.stringify(args[argument]) : args[argument])),
     );
-    return name.startsWith("match_") ? rows.map(({ value }) => value) : rows[0]?.value;
+    return /^(match|hybrid)_/.test(name) ? rows.map(({ value }) => value) : rows[0]?.value;
   };
   let vectorForm = VECTORS_AS_TEXT;
   try {

@@ -179,10 +179,11 @@ async function answer(narrator: Narrator, questions: readonly string[], ask: Ask
   for (const question of questions) {
     const { version, results } = await ask(question);
     const [best] = results;
-    if (best === undefined) throw new Error(`no row answers: ${question}`);
+    const similarity = best?.similarity ?? null;
+    if (best === undefined || similarity === null) throw new Error(`no row answers by meaning: ${question}`);
     const { title, url } = best.citation ?? { title: "", url: "" };
-    answers.push({ question, url, title, similarity: best.similarity });
-    narrator.say(`? ${question}\n  v${version} ${best.similarity.toFixed(2)}  ${title}\n          ${url}`);
+    answers.push({ question, url, title, similarity });
+    narrator.say(`? ${question}\n  v${version} ${similarity.toFixed(2)}  ${title}\n          ${url}`);
   }
   return answers;
 }

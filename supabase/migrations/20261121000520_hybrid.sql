@@ -8,8 +8,8 @@
 --     row_number() over (order by column <=> query) in the subquery itself would read the whole table.
 --   * Reciprocal rank fusion (Cormack, Clarke, Buettcher 2009): a row's score is the sum over the lists of weight / (rrf_k + its place).
 --   * A list is deeper than the answer, so that a row that stands middling in both can win.
---   * A GIN index does not know ranks: each row with the words is ranked. Of words that stand in more than a thousand rows a thousand are
---     ranked, in the table's order: such words tell rows apart badly, and ranking all of them would cost more than the whole search.
+--   * A GIN index does not know ranks: each row with the words is ranked. Of words that stand in more than five hundred rows five hundred
+--     are ranked, in the table's order: such words tell rows apart badly, and ranking all of them would cost more than the whole search.
 --   * What no index can look up (stop words alone, negations alone) makes no list: the meaning answers.
 --   * PostgreSQL looks rows up by words only where no policy of the caller's hides rows, because @@ is not leakproof; under other policies
 --     it reads the rows that the policy lets through.
@@ -25,7 +25,7 @@ comment on column reembed.collections.lexical_config is 'The text search configu
 alter table reembed.versions add column hybrid_function name unique;
 comment on column reembed.versions.hybrid_function is 'Its hybrid RPC; null while the collection has no lexical side.';
 
-create function reembed.lexical_candidates() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 1000';
+create function reembed.lexical_candidates() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 500';
 comment on function reembed.lexical_candidates() is 'How many rows that have the words of a query are ranked at most.';
 
 create function reembed.hybrid_function_sql(v reembed.versions) returns text
@@ -75,7 +75,12 @@ begin
   depth := least(1000, greatest(50, 2 * match_count));
   semantic := query_embedding is not null and semantic_weight > 0;
   if full_text_weight > 0 then
-    full_text := websearch_to_tsquery(%6$L::regconfig, query_text);
+    begin
+      full_text := websearch_to_tsquery(%6$L::regconfig, query_text);
+    exception when internal_error or program_limit_exceeded then
+      -- More than thirty negations in a row are too deep for it ("tsquery stack too small"): then the bare words.
+      full_text := plainto_tsquery(%6$L::regconfig, query_text);
+    end;
     -- Nothing in it that an index could look up.
     if querytree(full_text) in ('', 'T') then
       full_text := null;

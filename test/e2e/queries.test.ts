@@ -176,26 +176,28 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
     ).toBe(2);
   });
 
-  test("when the budget is spent, what was asked before is answered and what is new is not bought", async () => {
+  test("when the budget is spent, what was asked before is answered by meaning, what is new by words, and nothing is bought", async () => {
     expect((await search(anonymous(), "asked before")).error).toBeNull();
     // Less than one token costs.
     await db.query("select reembed.set_budget('queries', 'day', 0.00000001)");
     const asked = await requestsDuring(async () => {
-      expect((await search(anonymous(), "asked before")).error).toBeNull();
-      const { error } = await search(anonymous(), "never asked");
-      if (!(error instanceof FunctionsHttpError)) throw new Error("no HTTP error came");
-      const response: Response = error.context;
-      expect(response.status).toBe(429);
-      expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
-      const body = await response.json();
-      expect(body).toMatchObject({ error: { code: "budget_spent" } });
-      // A visitor learns nothing of amounts.
-      expect(JSON.stringify(body.error.message + body.error.hint)).not.toMatch(/\d|\$/);
-      const operator = await runJson(["search", "never asked", "--db-url", stack.databaseUrl], {
+      const before = await search(anonymous(), "asked before");
+      expect(before.data).toMatchObject({ results: [{ title: "Commits", similarity: expect.any(Number) }] });
+      expect(before.data).not.toHaveProperty("answered");
+      const { data, error } = await search(anonymous(), "snapshots never asked or commits");
+      expect(error).toBeNull();
+      expect(data).toMatchObject({
+        version: 1,
+        answered: "lexical",
+        reason: "query_budget_spent",
+        results: [{ title: "Commits", similarity: null, score: expect.any(Number) }],
+      });
+      expect((await search(anonymous(), "zebra")).data).toMatchObject({ answered: "lexical", results: [] });
+      const operator = await runJson(["search", "a snapshot never", "--db-url", stack.databaseUrl], {
         OPENAI_API_KEY: openai.apiKey,
         OPENAI_BASE_URL: openai.url,
       });
-      expect(operator).toMatchObject({ code: 1, answer: { error: { code: "budget_spent" } } });
+      expect(operator).toMatchObject({ code: 0, answer: { reason: "query_budget_spent" } });
     });
     expect(asked).toBe(0);
 
@@ -207,7 +209,67 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
     expect(direct.data).toHaveLength(1);
 
     await db.query("select reembed.set_budget('queries', 'day', 1)");
-    expect((await search(anonymous(), "never asked")).error).toBeNull();
+    expect((await search(anonymous(), "zebra")).data).not.toHaveProperty("answered");
+  });
+
+  test("a collection without words to answer by says 429 when the budget is spent", async () => {
+    await db.query("select reembed.set_budget('queries', 'day', 0.00000001)");
+    const { rows } = await db.query<{ expression: string }>(
+      "select lexical_expression as expression from reembed.collections where name = 'course_content'",
+    );
+    await db.query("update reembed.versions set hybrid_function = null");
+    try {
+      const { error } = await search(anonymous(), "never asked");
+      if (!(error instanceof FunctionsHttpError)) throw new Error("no HTTP error came");
+      const response: Response = error.context;
+      expect(response.status).toBe(429);
+      expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+      const body = await response.json();
+      expect(body).toMatchObject({ error: { code: "budget_spent" } });
+      // A visitor learns nothing of amounts.
+      expect(JSON.stringify(body.error.message + body.error.hint)).not.toMatch(/\d|\$/);
+    } finally {
+      await db.query(
+        "drop function public.hybrid_course_content; drop function public.hybrid_course_content_v2;",
+      );
+      await db.query("select reembed.set_lexical_search('course_content', $1, 'english')", [
+        rows[0]?.expression,
+      ]);
+    }
+  });
+
+  test("by words, and by words and meaning, through the function and through the RPC", async () => {
+    const client = anonymous();
+    const ask = async (body: Record<string, unknown>) =>
+      (await client.functions.invoke("search", { body: { collection: "course_content", ...body } })).data;
+    expect(
+      await requestsDuring(async () => {
+        const lexical = await ask({ query: "snapshots", mode: "lexical" });
+        expect(lexical).toMatchObject({ results: [{ title: "Commits", similarity: null }] });
+        expect(lexical).not.toHaveProperty("answered");
+      }),
+    ).toBe(0);
+    expect(await ask({ query: "snapshots", mode: "hybrid" })).toMatchObject({
+      results: [{ title: "Commits", similarity: expect.any(Number), score: expect.any(Number) }],
+    });
+
+    const vector = Array.from({ length: 384 }, (_, n) => Math.sin(n + 1));
+    const hybrid = (args: Record<string, unknown>) => client.rpc("hybrid_course_content", args);
+    const both = await hybrid({ query_text: "snapshot", query_embedding: vector });
+    expect(both.error).toBeNull();
+    expect(both.data).toMatchObject([{ title: "Commits", similarity: expect.any(Number) }]);
+    expect((await hybrid({ query_text: "snapshot" })).data).toMatchObject([{ similarity: null }]);
+    expect((await hybrid({ query_text: "snapshot", query_embedding: null })).data).toMatchObject([
+      { similarity: null },
+    ]);
+    expect((await hybrid({ query_text: "zebra" })).data).toEqual([]);
+    expect((await hybrid({ query_text: "snapshot", query_embedding: [1, 2] })).error).toMatchObject({
+      code: "RE001",
+    });
+    const refused = await client.functions.invoke("search", {
+      body: { collection: "course_content", query: "x", mode: "fuzzy" },
+    });
+    expect(refused.error).toBeInstanceOf(FunctionsHttpError);
   });
 
   test("neither a query's text nor an address stands in the database", async () => {

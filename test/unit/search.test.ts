@@ -280,3 +280,137 @@ test.each([
   await expect(search(made, QUERY)).rejects.toMatchObject({ code, status: 429, retryAfterMs: 1_500 });
   expect(embedded).toEqual([]);
 });
+
+describe("by words", () => {
+  const BOTH_SIDES = { ...ROUTE, hybrid: "hybrid_course_content" };
+  const FOUND = { ...ROW, similarity: null, score: 0.016 };
+  const byWords = { match_count: 5, query_space: "test/model@2", query_text: "what is a commit" };
+
+  test("a hybrid search sends the words and the vector to the hybrid function", async () => {
+    const { made, named } = ports({
+      embedding_route: [BOTH_SIDES],
+      hybrid_course_content: [[{ ...FOUND, similarity: 0.5 }]],
+    });
+    const answer = await search(made, { ...QUERY, mode: "hybrid", filters: { part_id: "git" } });
+    expect(named("hybrid_course_content").map(({ args }) => args)).toEqual([
+      { ...byWords, query_embedding: "[0.5,1]", filter_part_id: "git" },
+    ]);
+    expect(answer).toMatchObject({ results: [{ similarity: 0.5, score: 0.016 }] });
+    expect(answer).not.toHaveProperty("answered");
+    expect(named("reembed_end_query")).toHaveLength(1);
+  });
+
+  test("a lexical search embeds nothing, asks for no budget and writes no log", async () => {
+    const { calls, embedded, made } = ports({
+      embedding_route: [{ ...BOTH_SIDES, log_queries: true }],
+      hybrid_course_content: [[FOUND]],
+    });
+    const answer = await search(made, { ...QUERY, query: "  what is a commit ", mode: "lexical" });
+    expect(answer.results).toMatchObject([{ similarity: null, citation: { number: 1 } }]);
+    expect(answer).not.toHaveProperty("reason");
+    expect(embedded).toEqual([]);
+    expect(calls.map(({ name }) => name)).toEqual(["embedding_route", "hybrid_course_content"]);
+    expect(calls[1]?.args).toEqual(byWords);
+  });
+
+  test.each(["hybrid", "lexical"] as const)("a %s search has no threshold", async (mode) => {
+    const { made, embedded } = ports({ embedding_route: [BOTH_SIDES] });
+    await expect(search(made, { ...QUERY, mode, match_threshold: 0.5 })).rejects.toMatchObject({
+      code: "invalid_request",
+      message: expect.stringContaining("match_threshold"),
+    });
+    expect(embedded).toEqual([]);
+  });
+
+  test.each(["hybrid", "lexical"] as const)(
+    "a %s search of a collection that has no words is refused before a token is paid",
+    async (mode) => {
+      const { made, embedded } = ports({ embedding_route: [ROUTE] });
+      await expect(search(made, { ...QUERY, mode })).rejects.toMatchObject({
+        code: "invalid_request",
+        message: expect.stringContaining("mode"),
+      });
+      expect(embedded).toEqual([]);
+    },
+  );
+
+  describe.each(["semantic", "hybrid"] as const)("a %s search", (mode) => {
+    test("whose budget is spent is answered by words, and says so", async () => {
+      const { embedded, made, named } = ports({
+        embedding_route: [BOTH_SIDES],
+        reembed_begin_query: [{ refused: "budget", retry_seconds: 1.5 }],
+        hybrid_course_content: [[FOUND]],
+      });
+      expect(await search(made, { ...QUERY, mode })).toMatchObject({
+        answered: "lexical",
+        reason: "query_budget_spent",
+        results: [{ id: "1", similarity: null }],
+      });
+      expect(embedded).toEqual([]);
+      expect(named("hybrid_course_content").map(({ args }) => args)).toEqual([byWords]);
+    });
+
+    test.each(["rate_limited", "server_error", "unreachable", "timeout"] as const)(
+      "is answered by words when the provider fails with %s, and the ledger hears of it",
+      async (fault) => {
+        const { made, named } = ports(
+          { embedding_route: [BOTH_SIDES], hybrid_course_content: [[FOUND]] },
+          () => Promise.reject(new ProviderError(fault, "no answer")),
+        );
+        expect(await search(made, { ...QUERY, mode })).toMatchObject({
+          answered: "lexical",
+          reason: "provider_unavailable",
+        });
+        expect(named("reembed_end_query")[0]?.args).toMatchObject({ outcome: fault, embedding: null });
+      },
+    );
+
+    test.each(["account_refused", "quota_exhausted", "input_refused", "bad_answer"] as const)(
+      "shows a refusal: %s",
+      async (fault) => {
+        const error = new ProviderError(fault, "no");
+        const { made, named } = ports({ embedding_route: [BOTH_SIDES] }, () => Promise.reject(error));
+        await expect(search(made, { ...QUERY, mode })).rejects.toBe(error);
+        expect(named("hybrid_course_content")).toEqual([]);
+      },
+    );
+
+    test("of a caller over the rate is told to wait", async () => {
+      const { made, named } = ports({
+        embedding_route: [BOTH_SIDES],
+        reembed_begin_query: [{ refused: "rate", retry_seconds: 1 }],
+      });
+      await expect(search(made, { ...QUERY, mode })).rejects.toMatchObject({ code: "rate_limited" });
+      expect(named("hybrid_course_content")).toEqual([]);
+    });
+
+    test("that the cache can answer is not answered by words", async () => {
+      const { made, named } = ports({
+        embedding_route: [BOTH_SIDES],
+        reembed_begin_query: [{ embedding: "[0.25,2]" }],
+        match_course_content: [[ROW]],
+        hybrid_course_content: [[ROW]],
+      });
+      expect(await search(made, { ...QUERY, mode })).not.toHaveProperty("answered");
+      const [asked] = named(mode === "semantic" ? "match_course_content" : "hybrid_course_content");
+      expect(asked?.args).toMatchObject({ query_embedding: "[0.25,2]" });
+    });
+  });
+
+  test("a provider that nobody here can ask is one that cannot be asked now", async () => {
+    const { made } = ports({ embedding_route: [BOTH_SIDES], hybrid_course_content: [[FOUND]] });
+    const embedderFor = () => {
+      throw new ReembedError("provider_unavailable", "vectors from elsewhere", "Bring a vector.");
+    };
+    expect(await search({ ...made, embedderFor }, QUERY)).toMatchObject({ reason: "provider_unavailable" });
+  });
+
+  test("a version that is finalized meanwhile is noticed here too", async () => {
+    const { made } = ports({
+      embedding_route: [BOTH_SIDES, { ...BOTH_SIDES, version: 2, hybrid: "hybrid_course_content_v2" }],
+      hybrid_course_content: [RETIRED],
+      hybrid_course_content_v2: [[FOUND]],
+    });
+    expect(await search(made, { ...QUERY, mode: "lexical" })).toMatchObject({ version: 2 });
+  });
+});

@@ -1,8 +1,11 @@
-/** Search by text: route to a version, embed the query in that version's space, ask its match RPC. One version answers, never two. */
+/**
+ * Search by text: route to a version, embed the query in that version's space, ask its match RPC or its hybrid RPC. One version answers, never two.
+ * Where the query cannot be embedded now, its words answer, and the answer says so.
+ */
 import { z } from "zod";
 import type { Space } from "./embedder.ts";
-import { ReembedError } from "./errors.ts";
-import { embedQuery, type QueryPorts } from "./queries.ts";
+import { type ErrorCode, ReembedError } from "./errors.ts";
+import { type EmbeddedQuery, embedQuery, normalizeQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
 
 const route = z.object({
@@ -17,6 +20,7 @@ const route = z.object({
   document_prefix: z.string(),
   max_input_tokens: z.number(),
   function: z.string(),
+  hybrid: z.string().optional(),
   filters: z.array(z.string()),
   threshold: z.number(),
   coverage: z.number().optional(),
@@ -24,22 +28,32 @@ const route = z.object({
 });
 export type Route = z.infer<typeof route>;
 
+/** By meaning, by meaning and words, or by words alone. */
+export const MODES = ["semantic", "hybrid", "lexical"] as const;
+export type Mode = (typeof MODES)[number];
+
 export interface SearchRequest {
   readonly collection: string;
   readonly query: string;
+  /** None: semantic. The others need a collection with a lexical side. */
+  readonly mode?: Mode | undefined;
   /** The version's number; none: the active one. */
   readonly version?: number | undefined;
   /** 1 to 1,000 rows. */
   readonly match_count?: number | undefined;
-  /** A similarity from -1 to 1 below which rows are left out; none: no threshold. */
+  /** Of a semantic search: a similarity from -1 to 1 below which rows are left out; none: no threshold. */
   readonly match_threshold?: number | undefined;
   /** Values for the collection's filter columns. */
   readonly filters?: Readonly<Record<string, string>> | undefined;
 }
 
-/** A row of the collection's public columns with its similarity, and where it can be cited, its citation. */
+/**
+ * A row of the collection's public columns with its similarity (null where no vector was compared), its score where words were asked too, and where
+ * it can be cited, its citation.
+ */
 export type SearchRow = Readonly<Record<string, unknown>> & {
-  readonly similarity: number;
+  readonly similarity: number | null;
+  readonly score?: number | undefined;
   readonly citation?: { readonly number: number; readonly title: string; readonly url: string };
 };
 
@@ -51,7 +65,13 @@ export interface SearchAnswer {
   readonly results: readonly SearchRow[];
   /** While the version is not fully loaded: the share of rows (0 to 1) that it has. */
   readonly coverage?: number;
+  /** Only where words answered what was asked by meaning; `reason` then says why. */
+  readonly answered?: "lexical";
+  readonly reason?: FallbackReason;
 }
+
+/** Why a query was not embedded. */
+export type FallbackReason = "query_budget_spent" | "provider_unavailable";
 
 export interface SearchPorts extends QueryPorts {
   /** The database as the caller: RLS decides what comes back. */
@@ -81,33 +101,90 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
       version: request.version ?? null,
     }),
   );
-  const space: Space = { ...to, id: to.space };
+  const mode = request.mode ?? "semantic";
   // Refused before a token is paid.
+  checkMode(to, mode, request);
   const filters = filterArguments(to, request.filters ?? {});
   // The route was asked as the caller, so whoever has come this far holds a valid token: the rate may count by what it says.
-  const { vector, recorded } = await embedQuery(ports, space, request.query);
-  const logged = to.log_queries ? logQuery(ports, request) : Promise.resolve();
-  const rows = await afterBoth(
-    ports.caller(to.function, {
-      query_embedding: vector,
-      match_threshold: request.match_threshold ?? null,
-      match_count: request.match_count ?? 5,
-      query_space: to.space,
-      ...filters,
-    }),
-    Promise.all([recorded, logged]),
-  );
+  const { embedded, fallback } =
+    mode === "lexical" ? NOT_EMBEDDED : await embedOrFallBack(ports, to, request.query);
+  // What is asked by words alone passes no rate, so it could fill the log.
+  const logged = to.log_queries && mode !== "lexical" ? logQuery(ports, request) : Promise.resolve();
+  const common = { match_count: request.match_count ?? 5, query_space: to.space, ...filters };
+  const found =
+    embedded !== undefined && mode === "semantic"
+      ? ports.caller(to.function, {
+          query_embedding: embedded.vector,
+          match_threshold: request.match_threshold ?? null,
+          ...common,
+        })
+      : ports.caller(lexicalSide(to), {
+          query_text: normalizeQuery(request.query),
+          ...(embedded === undefined ? {} : { query_embedding: embedded.vector }),
+          ...common,
+        });
+  const rows = await afterBoth(found, Promise.all([embedded?.recorded, logged]));
   return {
     collection: to.collection,
     version: to.version,
     space: to.space,
-    results: z
-      .array(z.looseObject({ similarity: z.number() }))
-      .parse(rows)
-      .map(withCitation),
+    results: z.array(foundRow).parse(rows).map(withCitation),
     ...(to.coverage === undefined ? {} : { coverage: to.coverage }),
+    ...(fallback === undefined ? {} : { answered: "lexical" as const, reason: fallback }),
   };
 }
+
+const foundRow = z.looseObject({ similarity: z.number().nullable(), score: z.number().optional() });
+
+function checkMode(to: Route, mode: Mode, request: SearchRequest): void {
+  if (mode === "semantic") return;
+  lexicalSide(to);
+  if (request.match_threshold !== undefined) {
+    throw new ReembedError(
+      "invalid_request",
+      `match_threshold: a ${mode} search has none`,
+      "Leave it out, or search with the mode semantic: a row that words find may be far from the query.",
+    );
+  }
+}
+
+/** The version's hybrid RPC. */
+function lexicalSide(to: Route): string {
+  if (to.hybrid !== undefined) return to.hybrid;
+  throw new ReembedError(
+    "invalid_request",
+    `mode: ${to.collection} is not searched by words`,
+    "Search with the mode semantic, or give the collection a lexical side with reembed.set_lexical_search.",
+  );
+}
+
+interface Attempt {
+  readonly embedded?: EmbeddedQuery;
+  /** Why there is no vector although one was wanted. */
+  readonly fallback?: FallbackReason;
+}
+
+const NOT_EMBEDDED: Attempt = {};
+
+/** The query's vector, or why words must answer: only where the collection has words to answer with. */
+async function embedOrFallBack(ports: SearchPorts, to: Route, query: string): Promise<Attempt> {
+  const space: Space = { ...to, id: to.space };
+  try {
+    return { embedded: await embedQuery(ports, space, query) };
+  } catch (error) {
+    const fallback = error instanceof ReembedError ? FALLBACK_REASONS[error.code] : undefined;
+    if (fallback === undefined || to.hybrid === undefined) throw error;
+    return { fallback };
+  }
+}
+
+/** Nobody could be asked. A caller over its rate waits, and an answer that refuses (the key, the model, the text) is shown, not covered up. */
+const FALLBACK_REASONS: Readonly<Partial<Record<ErrorCode, FallbackReason>>> = {
+  budget_spent: "query_budget_spent",
+  provider_unavailable: "provider_unavailable",
+  provider_rate_limited: "provider_unavailable",
+  provider_timeout: "provider_unavailable",
+};
 
 /** The rows, once ledger and log are written too: an edge function may be stopped as soon as it has answered. */
 async function afterBoth(found: Promise<unknown>, written: Promise<unknown>): Promise<unknown> {
@@ -138,7 +215,7 @@ function filterArguments(to: Route, filters: Readonly<Record<string, string>>): 
   );
 }
 
-function withCitation(row: Record<string, unknown> & { similarity: number }, index: number): SearchRow {
+function withCitation(row: z.infer<typeof foundRow>, index: number): SearchRow {
   const { title, url } = row;
   return typeof title === "string" && typeof url === "string"
     ? { ...row, citation: { number: index + 1, title, url } }

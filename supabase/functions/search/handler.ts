@@ -2,7 +2,7 @@
 import { z } from "zod";
 import type { Edge } from "../_shared/edge.ts";
 import { type Handler, readBody } from "../_shared/http.ts";
-import { search } from "../_shared/search.ts";
+import { MODES, search } from "../_shared/search.ts";
 
 const LARGEST_BODY = 64 * 1024;
 
@@ -12,6 +12,7 @@ const body = z.strictObject({
     .string()
     .max(8_000, "must have at most 8,000 characters")
     .refine((text) => text.trim() !== "", "must not be empty"),
+  mode: z.enum(MODES).optional(),
   version: z.int().min(1).max(1_000_000).optional(),
   match_count: z.int().min(1).max(1_000).optional(),
   match_threshold: z.number().min(-1).max(1).optional(),
