@@ -1,22 +1,17 @@
 /** `reembed add`: looks at a live table and writes the migration that makes a collection of it, with its test and its way back. */
 import { type Command, Option } from "commander";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
-import { nameFiles, writeFiles } from "../lib/add/files.ts";
-import { inspectTable, inspectVectorTable, isVector, type TableFacts } from "../lib/add/inspect.ts";
-import { downSql, migrationSql } from "../lib/add/migration.ts";
-import { pgTapSql } from "../lib/add/pgtap.ts";
+import { addTable } from "../lib/add/add.ts";
+import type { AddedFiles } from "../lib/add/files.ts";
 import {
   type AddAnswers,
-  expressionOf,
-  makePlan,
+  type OldVersion,
   type Placement,
   type Plan,
   recommendPlacement,
   type Writer,
 } from "../lib/add/plan.ts";
-import { askForAnswers, splitNames, withTerminal } from "../lib/add/questions.ts";
-import { createQuoter } from "../lib/add/quote.ts";
-import { checkExpression, rehearseMigration } from "../lib/add/rehearse.ts";
+import { splitNames, withTerminal } from "../lib/add/questions.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { type DatabaseOptions, numberBetween, textUpTo, withDatabaseOptions } from "../lib/options.ts";
@@ -119,29 +114,18 @@ async function add(db: Database, table: string, options: Options): Promise<void>
   const out = createOutput(options.json);
   if (options.text !== undefined && options.columns !== undefined)
     throw new ReembedError("invalid_request", "--text and --columns exclude each other", "Give one of them.");
-  const facts = await inspectTable(db, table);
-  const oldTable =
-    options.oldTable === undefined ? undefined : await inspectVectorTable(db, options.oldTable);
-  const given = answersFrom(options);
-  const answers =
+  const request = {
+    table,
+    oldTable: options.oldTable,
+    project: options.project,
+    given: answersFrom(options),
+  };
+  const trying = () =>
+    out.note("trying the migration and its way back out, in a transaction that is rolled back");
+  const { plan, files, milliseconds } =
     process.stdin.isTTY && process.stderr.isTTY && !options.json
-      ? await withTerminal(process.stdin, process.stderr, (ask) => askForAnswers(ask, facts, given, oldTable))
-      : requireAnswers(given, facts);
-
-  const quote = createQuoter(new Set(facts.keywords));
-  const expression = answers.text ?? expressionOf(answers.textColumns ?? [], facts, quote);
-  const used = await checkExpression(db.url, facts, expression, quote);
-  const plan = makePlan(facts, answers, used, oldTable);
-  const files = await nameFiles(options.project, plan.collection, new Date());
-  const migration = migrationSql(plan, files.down);
-  const down = downSql(plan, files.migration);
-  out.note("trying the migration and its way back out, in a transaction that is rolled back");
-  const milliseconds = await rehearseMigration(db.url, migration, down);
-  await writeFiles(options.project, [
-    { path: files.migration, text: migration },
-    { path: files.test, text: pgTapSql(plan) },
-    { path: files.down, text: down },
-  ]);
+      ? await withTerminal(process.stdin, process.stderr, (ask) => addTable(db, { ...request, ask }, trying))
+      : await addTable(db, request, trying);
   report(out, plan, files, milliseconds);
 }
 
@@ -166,32 +150,13 @@ function answersFrom(options: Options): AddAnswers {
   };
 }
 
-/** Without a terminal nothing is guessed that decides what the vectors mean. */
-function requireAnswers(given: AddAnswers, facts: TableFacts): AddAnswers {
-  if (given.text === undefined && (given.textColumns ?? []).length === 0) {
-    throw new ReembedError(
-      "invalid_request",
-      "--columns is missing: the text of a row that is embedded",
-      `Name columns, such as --columns title,body, or give an SQL expression with --text. There are: ${facts.columns.map(({ name }) => name).join(", ")}.`,
-    );
-  }
-  const vectors = facts.columns.filter(isVector).map(({ name }) => name);
-  if (given.oldColumn === undefined && vectors.length > 0) {
-    throw new ReembedError(
-      "invalid_request",
-      `--old-column is missing: there are vectors in ${vectors.join(", ")}`,
-      "Name those that are searched now; --old-column none leaves them alone.",
-    );
-  }
-  return given;
+/** What version 1 needs before the move. */
+function firstSteps({ adoption, indexes }: OldVersion, collection: string): string[] {
+  if (adoption === "later") return [`reembed adopt --collection ${collection}`];
+  return indexes.length > 0 ? [] : [`reembed index --collection ${collection} --version 1`];
 }
 
-function report(
-  out: Output,
-  plan: Plan,
-  files: { readonly migration: string; readonly test: string; readonly down: string },
-  milliseconds: number,
-): void {
+function report(out: Output, plan: Plan, files: AddedFiles, milliseconds: number): void {
   const { collection, old, next, facts } = plan;
   const advice = recommendPlacement(facts);
   out.say(
@@ -216,15 +181,13 @@ function report(
   const commands = [
     "supabase db push",
     ...(plan.lexical?.byHand ?? []).map((statement) => `in SQL, by itself: ${statement}`),
-    ...(old !== undefined && old.indexes.length === 0
-      ? [`reembed index --collection ${collection} --version 1`]
-      : []),
+    ...(old === undefined ? [] : firstSteps(old, collection)),
     `reembed estimate --collection ${collection} --version ${next.number}`,
     `reembed backfill --collection ${collection} --version ${next.number}`,
     ...(old === undefined ? [] : [`reembed cutover --collection ${collection} --version ${next.number}`]),
   ];
   out.say(
-    `applying it took ${duration(milliseconds / 1000)} in the trial${old === undefined ? "" : "; so long writers will wait, searches will not"}`,
+    `applying it took ${duration(milliseconds / 1000)} in the trial${old?.adoption === "now" ? "; so long writers will wait, searches will not" : ""}`,
   );
   out.say("\nNext:");
   for (const command of commands) out.say(`  ${command}`);

@@ -1,6 +1,7 @@
 /** The `reembed` program: its commands, and the one place where a failure becomes two lines and an exit code. */
 import { Command } from "commander";
 import { addAdd } from "../commands/add.ts";
+import { addAdopt } from "../commands/adopt.ts";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
@@ -23,6 +24,7 @@ const COMMANDS = [
   addInit,
   addDev,
   addAdd,
+  addAdopt,
   addIngest,
   addStatus,
   addEstimate,

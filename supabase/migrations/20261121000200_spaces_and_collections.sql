@@ -55,6 +55,7 @@ create table reembed.versions (
   match_function name not null check (match_function ~ '^[a-z][a-z0-9_]+$'),
   match_threshold double precision not null check (match_threshold between -1 and 1),
   takes_unnamed boolean not null default false,
+  adopts boolean not null default false,
   state text not null default 'prepared' check (state in ('prepared', 'loading', 'indexing', 'ready', 'retired')),
   maintained boolean not null default false,
   enqueued_at timestamptz,
@@ -69,6 +70,8 @@ comment on column reembed.versions.maintained is 'Its vectors are kept current o
 comment on column reembed.versions.enqueued_at is 'When all rows that existed before it was maintained had their jobs: law 2 counts the version from then on.';
 comment on column reembed.versions.takes_unnamed is
   'Its RPC takes vectors that name no space although another version has the same width: only for an RPC that an app called before it was adopted.';
+comment on column reembed.versions.adopts is
+  'Vectors that stand in its column before its rows are enqueued are taken as embeddings of the rows'' texts: enqueue_missing writes their records, and nothing is bought.';
 
 -- Deferred, because a collection and its first version need each other.
 alter table reembed.collections add constraint collections_active_version_fkey

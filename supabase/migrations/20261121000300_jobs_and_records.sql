@@ -358,6 +358,46 @@ $$;
 comment on function reembed.backfill_turn(tid) is
   'When the row at this place of its table is due, in the past: of each 4,096 pages first the first row of each page, then the second, and so on. A vector that is stored lengthens its row, which moves to another page and is entered anew into every index of the table, the one of the old vectors above all. Its old place is free once that is committed, and the next row of the page, stored later, stays on its page and out of the indexes.';
 
+create function reembed.adopt_rows(v reembed.versions, row_ids text[]) returns text[]
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c reembed.collections;
+  free text[] := row_ids;
+  adopted text[] := '{}';
+  one text;
+begin
+  select * into strict c from reembed.collections where id = v.collection_id;
+  if not reembed.stands_in_source(v) then
+    -- A vector that another transaction is writing is not the one that is seen here.
+    execute format('select coalesce(array_agg(row_id), ''{}'') from (select g.row_id from unnest($1) g(row_id) join %s e on %s for no key update of e skip locked) x',
+        v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
+      into free using row_ids;
+  end if;
+  begin
+    -- In a later snapshot than the locks: a row that was edited since the triggers stand has a job, and its vector is an older text's.
+    execute format(
+        'with taken as (
+           insert into reembed.records as r (version_id, row_id, content_hash, space_id)
+           select $1, g.row_id, %s, $2 from unnest($3) g(row_id) join %s on %s
+            where %s is not null and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = g.row_id)
+           on conflict do nothing returning row_id)
+         select coalesce(array_agg(row_id), ''{}'') from taken',
+        reembed.input_hash(v, 't'), reembed.rows_of(v), reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_of(v))
+      into adopted using v.id, v.space_id, free;
+  exception when others then
+    -- The input of one of them cannot be made: that one is enqueued, and a claim tells why.
+    if cardinality(free) > 1 then
+      foreach one in array free loop
+        adopted := adopted || reembed.adopt_rows(v, array[one]);
+      end loop;
+    end if;
+  end;
+  return adopted;
+end
+$$;
+comment on function reembed.adopt_rows(reembed.versions, text[]) is
+  'Writes the records of those rows that have a vector and no job: it is taken as the embedding of the present text, and nothing is bought. The caller holds the rows. Returns which.';
+
 create function reembed.enqueue_missing(version_id int, after_row text default null, max_rows int default 2000) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -368,6 +408,7 @@ declare
   missing text[];
   locked text[];
   places tid[];
+  adopted text[] := '{}';
   queued int := 0;
 begin
   select * into strict v from reembed.versions where id = enqueue_missing.version_id;
@@ -402,9 +443,13 @@ begin
     into locked, places using missing;
   -- The app may be enqueueing one of them for a vector that it writes, without holding the row; it is not waited for.
   perform set_config('lock_timeout', '500ms', true);
+  if v.adopts and v.enqueued_at is null then
+    adopted := reembed.adopt_rows(v, locked);
+  end if;
   begin
     insert into reembed.jobs as j (version_id, row_id, priority, run_at)
-    select v.id, m.row_id, 1, reembed.backfill_turn(m.place) from unnest(locked, places) m(row_id, place) order by m.row_id
+    select v.id, m.row_id, 1, reembed.backfill_turn(m.place) from unnest(locked, places) m(row_id, place)
+     where m.row_id <> all (adopted) order by m.row_id
     on conflict do nothing;
     get diagnostics queued = row_count;
   exception when lock_not_available then
@@ -416,7 +461,7 @@ begin
 end
 $$;
 comment on function reembed.enqueue_missing(int, text, int) is
-  'Enqueues, as backfill, the next max_rows rows after after_row that are neither current nor queued. Returns { enqueued, busy: row ids that others were writing, last: where to go on, null at the end }. A busy row is asked for again with enqueue_row, one a transaction.';
+  'Enqueues, as backfill, the next max_rows rows after after_row that are neither current nor queued; of a version that adopts, those with a vector are taken as they are. Returns { enqueued, busy: row ids that others were writing, last: where to go on, null at the end }. A busy row is asked for again with enqueue_row, one a transaction.';
 
 create function reembed.enqueue_row(version_id int, row_id text) returns boolean
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -431,6 +476,9 @@ begin
   execute format('select true from %s t where %s for no key update of t', c.source_table, reembed.key_match(c, c.key_columns, 't', '$1'))
     into needed using enqueue_row.row_id;
   if needed is null then
+    return false;
+  end if;
+  if v.adopts and v.enqueued_at is null and cardinality(reembed.adopt_rows(v, array[enqueue_row.row_id])) > 0 then
     return false;
   end if;
   insert into reembed.jobs as j (version_id, row_id, priority) values (v.id, enqueue_row.row_id, 1) on conflict do nothing;

@@ -6,7 +6,7 @@
 create function reembed.add_version(
   collection text, space_id text, vector_column name, input_function text,
   match_threshold double precision default null, vector_table regclass default null, vector_key name[] default null,
-  match_function name default null, takes_unnamed boolean default false
+  match_function name default null, takes_unnamed boolean default false, adopts boolean default false
 ) returns int
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -19,13 +19,13 @@ begin
     raise exception using errcode = 'RE008', message = format('space_id: space %L is unknown', left(space_id, 100)), hint = 'Add it first with reembed.add_space.';
   end if;
   select coalesce(max(v.number), 0) + 1 into next_number from reembed.versions v where v.collection_id = c.id;
-  insert into reembed.versions as v (id, collection_id, number, space_id, input_function, vector_table, vector_column, vector_key, match_function, match_threshold, takes_unnamed)
+  insert into reembed.versions as v (id, collection_id, number, space_id, input_function, vector_table, vector_column, vector_key, match_function, match_threshold, takes_unnamed, adopts)
   values (case when next_number = 1 then c.active_version else nextval(pg_get_serial_sequence('reembed.versions', 'id')) end,
           c.id, next_number, add_version.space_id, add_version.input_function,
           coalesce(add_version.vector_table, c.source_table), add_version.vector_column, coalesce(add_version.vector_key, c.key_columns),
           coalesce(add_version.match_function, format('match_%s%s', c.name, case when next_number > 1 then '_v' || next_number else '' end)),
           coalesce(add_version.match_threshold, (select s.default_threshold from reembed.spaces s where s.id = add_version.space_id)),
-          add_version.takes_unnamed)
+          add_version.takes_unnamed, add_version.adopts)
   returning v.id into new_id;
   -- The older versions' RPCs too: from now on one of equal width asks for the name of the space.
   for sibling in select v.id from reembed.versions v where v.collection_id = c.id and v.state <> 'retired' order by v.number loop
@@ -35,8 +35,8 @@ begin
   return new_id;
 end
 $$;
-comment on function reembed.add_version(text, text, name, text, double precision, regclass, name[], name, boolean) is
-  'Registers the next version of a collection and makes its match RPC; the first one is active. Returns its id. Where two versions have equal width, both RPCs then refuse a query vector whose space is not named (takes_unnamed exempts an RPC that an app called before). RE005, RE008 on bad arguments.';
+comment on function reembed.add_version(text, text, name, text, double precision, regclass, name[], name, boolean, boolean) is
+  'Registers the next version of a collection and makes its match RPC; the first one is active. Returns its id. Where two versions have equal width, both RPCs then refuse a query vector whose space is not named (takes_unnamed exempts an RPC that an app called before). With adopts, vectors that are there when its rows are enqueued for the first time are taken as they are. RE005, RE008 on bad arguments.';
 
 create function reembed.set_space(collection text, version int, space_id text) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$

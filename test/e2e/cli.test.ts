@@ -28,6 +28,7 @@ describe("without a database", () => {
     "init",
     "dev",
     "add",
+    "adopt",
     "ingest",
     "status",
     "estimate",

@@ -1,4 +1,5 @@
 /** The facts of a live table that decide how it is added: read in one statement, nothing changed. */
+import { escapeIdentifier } from "pg";
 import { z } from "zod";
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import type { Database } from "../connection.ts";
@@ -69,18 +70,16 @@ export const isVector = ({ typeName }: TableColumn): boolean => VECTOR_TYPES.inc
 
 /**
  * Reads a table's facts.
- * @param db opened with one connection; its search path is set to pg_catalog, so that every other type comes with its schema
+ * @param db opened with one connection
  * @param table as written: the name as it is, or as SQL writes it, with or without a schema; public is where it is looked for
  * @throws ReembedError `invalid_request` when there is no such table, or none that can be added, with the reason
  */
 export async function inspectTable(db: Database, table: string): Promise<TableFacts> {
-  await db.query("set search_path = pg_catalog, pg_temp");
   const oid = await findTable(db, table);
-  const [row] = await db.query<{ facts: unknown }>(FACTS_SQL, [oid]);
-  const found = facts.parse(row?.facts);
+  const found = await readFacts(db, oid);
   requireAddable(found);
   const [counted] = await db.query<{ rows: number; estimate: number }>(
-    `select (select count(*)::int from (select from ${quoted(found.schema)}.${quoted(found.name)} limit ${COUNTED_ROWS}) x) as rows,
+    `select (select count(*)::int from (select from ${escapeIdentifier(found.schema)}.${escapeIdentifier(found.name)} limit ${COUNTED_ROWS}) x) as rows,
             (select greatest(reltuples, 0)::float8 from pg_class where oid = $1) as estimate`,
     [oid],
   );
@@ -93,12 +92,20 @@ export async function inspectTable(db: Database, table: string): Promise<TableFa
  * @throws ReembedError `invalid_request` when there is no such table
  */
 export async function inspectVectorTable(db: Database, table: string): Promise<VectorTableFacts> {
-  const [row] = await db.query<{ facts: unknown }>(FACTS_SQL, [await findTable(db, table)]);
-  return facts.parse(row?.facts);
+  return readFacts(db, await findTable(db, table));
 }
 
-/** The reader of the facts does not know the keywords yet: everything is quoted. */
-const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
+/** With a search path in which every type but PostgreSQL's own comes with its schema; in a transaction, because PGlite has one session for all. */
+async function readFacts(db: Database, oid: number): Promise<z.infer<typeof facts>> {
+  await db.query("begin read only");
+  try {
+    await db.query("set local search_path = pg_catalog, pg_temp");
+    const [row] = await db.query<{ facts: unknown }>(FACTS_SQL, [oid]);
+    return facts.parse(row?.facts);
+  } finally {
+    await db.query("rollback");
+  }
+}
 
 async function findTable(db: Database, table: string): Promise<number> {
   const [exact] = await db.query<{ oid: number }>(
@@ -110,7 +117,7 @@ async function findTable(db: Database, table: string): Promise<number> {
   if (exact !== undefined) return exact.oid;
   const [parsed] = await db
     .query<{ oid: number | null }>(
-      "select coalesce(to_regclass($1), to_regclass('public.' || $1))::oid::int8::int as oid",
+      "select coalesce(pg_catalog.to_regclass($1), pg_catalog.to_regclass('public.' || $1))::oid::int8::int as oid",
       [table],
     )
     // Not written as SQL writes a name.

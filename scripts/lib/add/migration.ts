@@ -56,7 +56,9 @@ function header({ collection, table, old, next, facts }: Plan, downFile: string)
     `Makes: reembed.${collection}_input, the text of a row; ${place} for the new vectors; ${old === undefined ? "" : `${old.matchFunction} and `}${next.matchFunction}, the searches.`,
     old === undefined
       ? "Risks: none for existing data. Nothing is embedded before `reembed backfill` starts loading."
-      : `Risks: writers of ${table} (about ${facts.rows} rows) wait while the records of its vectors are written; searches do not. Nothing is bought before \`reembed backfill\` starts loading.`,
+      : old.adoption === "later"
+        ? "Risks: each write of the table writes a job, too. Nothing is bought before `reembed backfill` starts loading."
+        : `Risks: writers of ${table} (about ${facts.rows} rows) wait while the records of its vectors are written; searches do not. Nothing is bought before \`reembed backfill\` starts loading.`,
     `The way back: ${downFile}.`,
   );
 }
@@ -73,20 +75,30 @@ function registerOld({ collection, old, table, ...plan }: Plan): string {
   if (old === undefined) return "";
   const name = literal(collection);
   const lines = [
-    "declare",
-    "  v1 int;",
-    "  step jsonb;",
-    "  busy text;",
+    ...(old.adoption === "later" ? [] : ["declare", "  v1 int;", "  step jsonb;", "  busy text;"]),
     "begin",
     `  ${addSpace(old.space)}`,
     ...addCollection({ collection, table, ...plan }),
-    `  v1 := ${addVersion(collection, plan.inputFunction, old, old.vectorTable === table ? undefined : old)};`,
+    `  ${old.adoption === "later" ? "perform" : "v1 :="} ${addVersion(collection, plan.inputFunction, old, old.vectorTable === table ? undefined : old, old.adoption === "later")};`,
     ...(old.writer === "app"
       ? [
           `  perform reembed.pause_space(${literal(old.space.id)}, 'these vectors were brought from elsewhere: no provider here can make more of them');`,
         ]
       : []),
     `  perform reembed.start_loading(${name}, 1);`,
+    ...(old.adoption === "later" ? [] : adoptNow(name)),
+    "end",
+  ];
+  const how =
+    old.adoption === "later"
+      ? ` \`reembed adopt --collection ${collection}\` takes them, a few rows at a time.`
+      : "";
+  return `-- Version 1: the vectors that are there.${how}\ndo ${dollarQuoted(lines.join("\n"))};`;
+}
+
+/** Records are written under a lock that writers wait for: for small tables. */
+function adoptNow(name: string): string[] {
+  return [
     "  -- Records are written from the vectors that stand there: no token is paid. Rows without a vector get a job.",
     "  perform reembed.adopt_vectors(v1);",
     "  loop",
@@ -98,9 +110,7 @@ function registerOld({ collection, old, table, ...plan }: Plan): string {
     "  end loop;",
     `  perform reembed.finish_enqueueing(${name}, 1);`,
     `  perform reembed.advance(${name}, 1);`,
-    "end",
   ];
-  return `-- Version 1: the vectors that are there.\ndo ${dollarQuoted(lines.join("\n"))};`;
 }
 
 function registerNext(plan: Plan): string {
@@ -151,6 +161,7 @@ function addVersion(
   inputFunction: string,
   version: PlannedVersion,
   ownTable: PlannedVersion | undefined,
+  adopts = false,
 ): string {
   const args = [
     literal(collection),
@@ -166,6 +177,7 @@ function addVersion(
     ...(version.matchFunction === defaultMatchFunction(collection, version.number)
       ? []
       : [`match_function => ${literal(version.matchFunction)}`]),
+    ...(adopts ? ["adopts => true"] : []),
   ];
   return `reembed.add_version(${args.join(", ")})`;
 }
@@ -212,12 +224,12 @@ function vectorColumn({ quote, table, next }: Plan): string {
   const lines = [
     "begin",
     "  set local lock_timeout = '100ms';",
-    "  for attempt in 1..20 loop",
+    "  for attempt in 1..10 loop",
     "    begin",
     `      alter table ${table} add column ${quote.id(next.vectorColumn)} ${next.type};`,
     "      exit;",
     "    exception when lock_not_available then",
-    "      if attempt = 20 then",
+    "      if attempt = 10 then",
     "        raise;",
     "      end if;",
     "      perform pg_sleep(0.05 * attempt);",

@@ -56,6 +56,8 @@ export interface PlannedVersion {
 
 export interface OldVersion extends PlannedVersion {
   readonly writer: Writer;
+  /** Whether the migration takes its vectors, while writers wait, or `reembed adopt` afterwards, a few rows at a time. */
+  readonly adoption: "now" | "later";
   /** HNSW indexes that stand on its vectors before anything is added: the way back leaves them. */
   readonly indexes: readonly string[];
 }
@@ -86,6 +88,8 @@ export interface Plan {
 
 /** From so many rows on, vectors of their own table are advised: filling them is 2.3 times faster than a column. */
 export const LARGE_ROWS = 50_000;
+/** Up to so many rows the migration takes the old vectors itself: writers wait about a second. */
+const ADOPTED_AT_ONCE = 10_000;
 /** Names that the match RPCs use themselves. */
 const RPC_NAMES = [
   "query_embedding",
@@ -294,6 +298,7 @@ function planOld(
     vectorKey,
     matchFunction: matchFunctionOf(collection, 1, facts),
     writer: writerOf(space, answers.oldWriter),
+    adoption: facts.rows < ADOPTED_AT_ONCE ? "now" : "later",
     indexes: holder.hnswIndexes.filter((index) => index.column === column.name).map(({ name }) => name),
   };
 }

@@ -1,6 +1,7 @@
 /** What `reembed add` asks at a terminal: whatever no flag has said, with the facts of the table as suggestions. */
 import { createInterface } from "node:readline/promises";
 import type { Readable, Writable } from "node:stream";
+import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import { isVector, type TableFacts, type VectorTableFacts } from "./inspect.ts";
 import { type AddAnswers, defaultName, recommendPlacement } from "./plan.ts";
 import { likelySpace } from "./spaces.ts";
@@ -103,4 +104,27 @@ export async function askForAnswers(
     lexical: lexical === "none" ? null : lexical,
     vectors: place === "column" ? "column" : "table",
   };
+}
+
+/**
+ * Without a terminal nothing is guessed that decides what the vectors mean.
+ * @throws ReembedError `invalid_request` naming the option that is missing
+ */
+export function requireAnswers(given: AddAnswers, facts: TableFacts): AddAnswers {
+  if (given.text === undefined && (given.textColumns ?? []).length === 0) {
+    throw new ReembedError(
+      "invalid_request",
+      "--columns is missing: the text of a row that is embedded",
+      `Name columns, such as --columns title,body, or give an SQL expression with --text. There are: ${facts.columns.map(({ name }) => name).join(", ")}.`,
+    );
+  }
+  const vectors = facts.columns.filter(isVector).map(({ name }) => name);
+  if (given.oldColumn === undefined && vectors.length > 0) {
+    throw new ReembedError(
+      "invalid_request",
+      `--old-column is missing: there are vectors in ${vectors.join(", ")}`,
+      "Name those that are searched now; --old-column none leaves them alone.",
+    );
+  }
+  return given;
 }

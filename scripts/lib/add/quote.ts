@@ -35,11 +35,11 @@ export function nameArray(names: readonly string[]): string {
 
 /**
  * A text between dollar quotes that it does not contain itself.
- * @param margin what stands between the quotes and the text
+ * @param margin white space between the quotes and the text
  */
-export function dollarQuoted(text: string, margin = "\n"): string {
+export function dollarQuoted(text: string, margin: "\n" | " " = "\n"): string {
   let quote = "$$";
-  for (let number = 1; `${text}$`.includes(quote); number += 1) quote = `$quote_${number}$`;
+  for (let number = 1; text.includes(quote); number += 1) quote = `$quote_${number}$`;
   return `${quote}${margin}${text}${margin}${quote}`;
 }
 

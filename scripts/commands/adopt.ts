@@ -1,0 +1,58 @@
+/** `reembed adopt`: takes the vectors that a table has as a version's, without buying anything, and enqueues the rows that have none. */
+import type { Command } from "commander";
+import { withDatabase } from "../lib/database.ts";
+import { advance, startLoading } from "../lib/move.ts";
+import { collectionName, type DatabaseOptions, versionNumber, withDatabaseOptions } from "../lib/options.ts";
+import { createOutput } from "../lib/output.ts";
+import { chooseCollection } from "../lib/targets.ts";
+import { withoutStatementTimeout } from "../lib/time-out.ts";
+
+interface Options extends DatabaseOptions {
+  readonly collection?: string;
+  readonly version: number;
+}
+
+export function addAdopt(program: Command): void {
+  withDatabaseOptions(program.command("adopt"))
+    .description(
+      "Takes the vectors that a large table has, a few rows at a time, and builds their index where it is missing.",
+    )
+    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option("--version <number>", "the version", versionNumber, 1)
+    .addHelpText(
+      "after",
+      `
+For a version that was added with adopts, as reembed add does for large tables. Nothing is bought; rows without a vector get a job.
+Run again, it goes on where it ended.
+
+Example:
+  npm run -s reembed -- adopt --collection articles`,
+    )
+    .action(async (options: Options) => {
+      const out = createOutput(options.json);
+      await withDatabase(
+        options,
+        async (db) => {
+          const target = {
+            collection: await chooseCollection(db, options.collection),
+            version: options.version,
+          };
+          await startLoading(db, target);
+          const [counts] = await db.query<{ adopted: number; enqueued: number }>(
+            `select (select count(*)::int from reembed.records r where r.version_id = v.id) as adopted,
+                    (select count(*)::int from reembed.jobs j where j.version_id = v.id) as enqueued
+               from reembed.version_numbered($1, $2) v`,
+            [target.collection, target.version],
+          );
+          await withoutStatementTimeout(db);
+          const state = await advance(db, target);
+          const { adopted, enqueued } = counts ?? { adopted: 0, enqueued: 0 };
+          out.say(
+            `${target.collection} v${target.version}: ${adopted} rows have a vector, ${enqueued} wait for one; its state is ${state}`,
+          );
+          out.result({ ...target, adopted, enqueued, state });
+        },
+        1,
+      );
+    });
+}
