@@ -310,17 +310,56 @@ describePostgres("the batch lane", () => {
     }
   }
 
-  test("a provider that may not have listed the batch yet is given time before it is made again", async () => {
+  test("a provider that has not listed the batch yet is given time before it is made again", async () => {
+    openai.batches.faults.push({ at: "create", as: "lost" });
+    const { provider } = ports();
+    let isListed = false;
+    const slow: typeof provider = {
+      ...provider,
+      find: async (ours, since) => (isListed ? provider.find(ours, since) : []),
+    };
+    let waits = 0;
+    const wait = async () => {
+      waits += 1;
+      isListed = waits > 3;
+    };
+    expect(await run({ listingMs: 60_000 }, { provider: slow, wait })).toMatchObject({ ended: "done" });
+    expect(openai.batches.made).toHaveLength(1);
+    await expectWhole();
+  });
+
+  test("one that was never made is made again after that time", async () => {
     openai.batches.faults.push({ at: "create", as: { status: 503, code: null } });
     let waits = 0;
     const wait = async () => {
       waits += 1;
-      if (waits === 3)
-        await db.query("update reembed.batches set creating_at = creating_at - interval '2 minutes'");
+      if (waits < 3) expect(openai.batches.made).toEqual([]);
+      else await db.query("update reembed.batches set creating_at = creating_at - interval '2 minutes'");
     };
     expect(await run({ listingMs: 60_000 }, { wait })).toMatchObject({ ended: "done" });
-    expect(waits).toBeGreaterThan(3);
     expect(openai.batches.made).toHaveLength(1);
+    await expectWhole();
+  });
+
+  test("a row that the application holds all the time: its result is given up, counted as paid, and bought anew", async () => {
+    const app = await connect(database.url);
+    await app.query("begin");
+    await app.query("select from public.course_content where content like '%topic 108' for update");
+    let clock = 0;
+    const now = () => {
+      clock += 10_000;
+      return clock;
+    };
+    expect(await run({ limit: ROWS }, { now })).toMatchObject({
+      ended: "limit",
+      counts: { busy: 1, done: ROWS - 1 },
+    });
+    await app.query("rollback");
+    await app.end();
+    expect(await readLedger(client)).toMatchObject({ stale: 1, open: 0 });
+    await past();
+    expect(await run()).toMatchObject({ ended: "done", counts: { done: 1 } });
+    await expectWhole();
   });
 
   test("a server without this interface is told so, its jobs are kept and its space goes on", async () => {
@@ -390,7 +429,7 @@ describePostgres("the batch lane", () => {
     expect(open?.open).toMatchObject([{ rows: ROWS, state: "submitted", requests: TEXTS, driven: false }]);
     expect(open?.open[0]?.reserved_usd).toBeGreaterThan(0);
     await db.query("insert into public.course_content (title, content) values ('New', 'edit')");
-    expect(await workSync()).toMatchObject({ done: 1 });
+    expect(await workSync()).toMatchObject({ done: 1, wait_ms: 0 });
     expect(await run()).toMatchObject({ ended: "done", counts: { done: ROWS } });
     await expectWhole({ sync: 1 });
   });
@@ -399,6 +438,7 @@ describePostgres("the batch lane", () => {
     await db.query("update reembed.jobs set priority = 1");
     const store = ports().store;
     await store.leave((await store.start()) ?? "");
+    expect(await ports().store.start()).toBeNull();
     expect(await workSync()).toMatchObject({ ended: "busy", done: 0 });
     const refused = await runCli(
       ["backfill", "--collection", "course_content", "--version", "1"],
@@ -478,15 +518,40 @@ describePostgres("the batch lane", () => {
         await db.query("update public.course_content set content = content || '.'");
         await past();
         openai.batches.bought.length = 0;
+        const made = openai.batches.made.length;
         await dyingAt(at, when);
         await past();
         expect(await run(), `${when} effect ${at}`).toMatchObject({ ended: "done" });
-        expect(new Set(openai.batches.bought).size, `${when} effect ${at}`).toBe(
-          openai.batches.bought.length,
-        );
+        expect(openai.batches.made.length, `${when} effect ${at}`).toBe(made + 1);
+        expect(openai.batches.bought, `${when} effect ${at}`).toHaveLength(TEXTS);
         expect(await wrongVectors(client, 384), `${when} effect ${at}`).toEqual([]);
       }
     }
+    await expectWhole();
+  });
+
+  test("ended between two slices of the results, the next run stores the others; each token is counted once", async () => {
+    await db.query(
+      "insert into public.course_content (title, content) select 'More', 'What else it says about topic ' || n from generate_series(1, 300) n",
+    );
+    await past();
+    const { store } = ports();
+    let stored = 0;
+    const dying: typeof store = {
+      ...store,
+      store: async (id, results, options) => {
+        if (stored > 0) throw new Error("dead");
+        const outcomes = await store.store(id, results, options);
+        stored += outcomes.done;
+        return outcomes;
+      },
+    };
+    await expect(run({}, { store: dying })).rejects.toThrow("dead");
+    expect(stored).toBeGreaterThan(0);
+    await past();
+    // The batch's own count, of both runs.
+    expect(await run()).toMatchObject({ ended: "done", counts: { done: ROWS + 300, requests: 1 } });
+    boughtOnce();
     await expectWhole();
   });
 
