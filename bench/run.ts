@@ -5,12 +5,13 @@
 import { parseArgs } from "node:util";
 import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
+import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
 import { status } from "./status.ts";
 import { storm } from "./storm.ts";
 
-const BENCHMARKS: Readonly<Record<string, Benchmark>> = { ingest, backfill, storm, status };
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = { ingest, backfill, storm, hybrid, status };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;
 

@@ -32,6 +32,10 @@ describePostgres("npm run bench", () => {
 
   test.each([
     ["backfill", "100", ["speed relative to a raw binary update"]],
+    ["status", "1000", ["milliseconds that status takes"]],
+    ["lag", "1000", ["ticks that 95 of 100 edits wait at most"]],
+    ["memory", "1000", ["megabytes that the worker holds at most"]],
+    ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",
       "100",

@@ -1,0 +1,159 @@
+/**
+ * What searching by words beside meaning costs: the hybrid RPC against the match RPC on the same rows and queries, and against the hybrid search of
+ * Supabase's documentation, which ranks by distance in a window over the whole table. The bar: at most three times the match RPC.
+ * Vectors are 768 wide, so that 50,000 rows are indexed within a minute; wider ones make the part that both have in common dearer, and the ratio smaller.
+ */
+import { MIGRATIONS_DIRECTORY } from "../scripts/lib/migrations.ts";
+import { cloneDatabase, databaseUrl, dropDatabase, withClient } from "../scripts/lib/test-server.ts";
+import { clusteredVectors, seededRandom, vectorText } from "../test/support/vectors.ts";
+import { type Benchmark, interleaved, round2 } from "./measure.ts";
+
+const DIMENSIONS = 768;
+const VOCABULARY = 20_000;
+const WORDS_A_ROW = 60;
+const QUERIES = 20;
+/** The documented form takes up to a second a query. */
+const DOCUMENTED_QUERIES = 4;
+const ROUNDS = 9;
+const CHUNK = 5_000;
+
+/** The tsvector is stored, as the documentation has it; an index on the expression instead is measured beside it. */
+const SCHEMA = `
+  create table public.stored (id bigint primary key, body text not null, embedding extensions.vector(${DIMENSIONS}),
+    words tsvector generated always as (to_tsvector('english', body)) stored);
+  create function reembed.stored_input(r public.stored) returns text language sql immutable set search_path = '' as 'select r.body';`;
+
+/** The query of Supabase's guide to hybrid search, with cosine distance. */
+const DOCUMENTED = `
+  with full_text as (
+    select id, row_number() over (order by ts_rank_cd(words, websearch_to_tsquery('english', $1)) desc) as rank_ix
+      from public.stored where words @@ websearch_to_tsquery('english', $1) order by rank_ix limit 10),
+  semantic as (
+    select id, row_number() over (order by embedding operator(extensions.<=>) $2::extensions.vector) as rank_ix
+      from public.stored order by rank_ix limit 10)
+  select stored.id from full_text full outer join semantic on full_text.id = semantic.id
+    join public.stored on coalesce(full_text.id, semantic.id) = stored.id
+   order by coalesce(1.0 / (60 + full_text.rank_ix), 0.0) + coalesce(1.0 / (60 + semantic.rank_ix), 0.0) desc limit 5`;
+
+/** Word number n of the vocabulary, drawn as in a language: the n-th stands in about 1/n of the rows that the first stands in. */
+function someWord(random: () => number): number {
+  return Math.floor(VOCABULARY ** random());
+}
+
+/** Letters alone, so that the parser takes it for one word and the stemmer leaves it. */
+const wordOf = (n: number) =>
+  `q${n.toString(26).replace(/\d/g, (digit) => "qrstuvwxyz"[Number(digit)] ?? "")}x`;
+
+export const hybrid: Benchmark = async (server, rows = 50_000) => {
+  const name = await cloneDatabase(server, { defaults: "new", migrations: MIGRATIONS_DIRECTORY });
+  try {
+    return await withClient(databaseUrl(server, name, "postgres"), async (client) => {
+      await client.query(SCHEMA);
+      const random = seededRandom(7);
+      const vectors = clusteredVectors(rows + QUERIES, DIMENSIONS, { seed: 8, clusters: 200 });
+      const queryVectors = vectors.splice(rows).map(vectorText);
+      for (let from = 0; from < rows; from += CHUNK) {
+        const some = vectors.slice(from, from + CHUNK);
+        await client.query(
+          `insert into public.stored (id, body, embedding)
+           select $3 + n, body, vector::extensions.vector from unnest($1::text[], $2::text[]) with ordinality g(body, vector, n)`,
+          [
+            some.map(() => Array.from({ length: WORDS_A_ROW }, () => wordOf(someWord(random))).join(" ")),
+            some.map(vectorText),
+            from,
+          ],
+        );
+      }
+      await client.query("set maintenance_work_mem = '512MB'");
+      await client.query("create index on public.stored using hnsw (embedding extensions.vector_cosine_ops)");
+      await client.query("create index on public.stored using gin (words)");
+      await client.query("create index on public.stored using gin (to_tsvector('english', body))");
+      await client.query("vacuum analyze public.stored");
+      await client.query(`
+        begin;
+        select reembed.add_space('test', 'narrow', ${DIMENSIONS});
+        select reembed.add_collection('stored', 'public.stored', array['id', 'body']);
+        select reembed.add_version('stored', 'test/narrow@${DIMENSIONS}', 'embedding', 'reembed.stored_input');
+        commit;`);
+
+      // A word of less than one row in a hundred or a rarer one, as a query's telling words are; a word of every twentieth row; one of every other.
+      const usual = queryVectors.map((_, n) => `${wordOf(800 + n)} or ${wordOf(9_000 + n)}`);
+      const frequent = queryVectors.map((_, n) => wordOf(100 + n));
+      const common = queryVectors.map((_, n) => wordOf(2 + n));
+      const each =
+        (sql: string, texts: readonly string[] | null, queries = QUERIES) =>
+        async () => {
+          for (const [n, vector] of queryVectors.slice(0, queries).entries()) {
+            await client.query(sql, texts === null ? [vector] : [texts[n], vector]);
+          }
+        };
+      const match = each("select id from public.match_stored($1, null, 5)", null);
+      const HYBRID = "select id from public.hybrid_stored($1, $2, 5)";
+      const measure = <Name extends string>(
+        contenders: Readonly<Record<Name, () => Promise<void>>>,
+        rounds: number,
+      ) => interleaved(contenders, rounds, async () => undefined);
+
+      await client.query("select reembed.set_lexical_search('stored', 'words', 'english')");
+      const stored = await measure(
+        { match, usual: each(HYBRID, usual), frequent: each(HYBRID, frequent), common: each(HYBRID, common) },
+        ROUNDS,
+      );
+      const documented = await measure({ documented: each(DOCUMENTED, usual, DOCUMENTED_QUERIES) }, 3);
+      const documentedOne = documented.documented / DOCUMENTED_QUERIES;
+      await client.query(
+        "select reembed.set_lexical_search('stored', 'to_tsvector(''english'', body)', 'english')",
+      );
+      const expression = await measure(
+        { usual: each(HYBRID, usual), frequent: each(HYBRID, frequent), common: each(HYBRID, common) },
+        3,
+      );
+      const {
+        rows: [version],
+      } = await client.query<{ version: string }>(
+        "select 'PostgreSQL ' || current_setting('server_version') as version",
+      );
+      const rowsWith = async (texts: readonly string[]) => {
+        const {
+          rows: [found],
+        } = await client.query<{ average: number }>(
+          `select avg((select count(*) from public.stored where words @@ websearch_to_tsquery('english', q)))::float as average
+             from unnest($1::text[]) q`,
+          [texts],
+        );
+        return Math.round(found?.average ?? 0);
+      };
+      const perQuery = (milliseconds: number) => round2(milliseconds / QUERIES);
+      const value = round2(stored.usual / stored.match);
+      return {
+        server: version?.version ?? "",
+        rows,
+        figures: {
+          dimensions: DIMENSIONS,
+          match_ms: perQuery(stored.match),
+          hybrid_ms: perQuery(stored.usual),
+          rows_with_the_words: await rowsWith(usual),
+          documented_ms: round2(documentedOne),
+          documented_over_hybrid: round2((documentedOne * QUERIES) / stored.usual),
+          frequent_words_ms: perQuery(stored.frequent),
+          rows_with_frequent_words: await rowsWith(frequent),
+          common_words_ms: perQuery(stored.common),
+          rows_with_common_words: await rowsWith(common),
+          expression_index_ms: perQuery(expression.usual),
+          expression_index_frequent_words_ms: perQuery(expression.frequent),
+          expression_index_common_words_ms: perQuery(expression.common),
+        },
+        bars: [
+          {
+            name: "time of the hybrid search relative to the semantic one",
+            value,
+            bound: 3,
+            holds: value <= 3,
+          },
+        ],
+      };
+    });
+  } finally {
+    await dropDatabase(server, name);
+  }
+};
