@@ -7,11 +7,21 @@ import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
 import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
+import { lag } from "./lag.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
+import { memory } from "./memory.ts";
 import { status } from "./status.ts";
 import { storm } from "./storm.ts";
 
-const BENCHMARKS: Readonly<Record<string, Benchmark>> = { ingest, backfill, storm, hybrid, status };
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
+  ingest,
+  backfill,
+  storm,
+  hybrid,
+  status,
+  memory,
+  lag,
+};
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;
 
