@@ -12,6 +12,9 @@ interface Options extends DatabaseOptions {
   readonly version: number;
 }
 
+/** Fewer than where rows are only enqueued: each text is hashed while its row is held. */
+const CHUNK_ROWS = 500;
+
 export function addAdopt(program: Command): void {
   withDatabaseOptions(program.command("adopt"))
     .description(
@@ -37,7 +40,7 @@ Example:
             collection: await chooseCollection(db, options.collection),
             version: options.version,
           };
-          await startLoading(db, target);
+          await startLoading(db, target, CHUNK_ROWS);
           const [counts] = await db.query<{ adopted: number; enqueued: number }>(
             `select (select count(*)::int from reembed.records r where r.version_id = v.id) as adopted,
                     (select count(*)::int from reembed.jobs j where j.version_id = v.id) as enqueued

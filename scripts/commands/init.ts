@@ -53,7 +53,7 @@ async function init({ into, json }: Options): Promise<void> {
     "supabase functions deploy search backfill ingest",
     "in SQL, so that pg_cron wakes the worker: select reembed.set_secret('functions_url', 'https://<project ref>.supabase.co/functions/v1');",
     "select reembed.set_secret('backfill_key', '<a secret API key named backfill>'); select reembed.schedule();",
-    "register your table: reembed.add_collection, then reembed.add_version for each space",
+    "in the clone of Reembed, for each table: npm run -s reembed -- add <table> --project <this project>",
   ];
   out.say(`\nNext, in ${basename(plan.project)}:`);
   for (const line of next) out.say(`  ${line}`);

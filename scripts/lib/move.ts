@@ -31,9 +31,14 @@ interface EnqueueStep {
 /**
  * Makes a version maintained and enqueues the rows that exist, a chunk a transaction; rows that the application is writing are waited for
  * one at a time. Returns how many jobs were added.
+ * @param chunkRows how many rows a transaction looks at and may hold
  * @throws ReembedError `busy` when the table or one of its rows stayed locked.
  */
-export async function startLoading(db: Database, { collection, version }: MoveTarget): Promise<number> {
+export async function startLoading(
+  db: Database,
+  { collection, version }: MoveTarget,
+  chunkRows = 2_000,
+): Promise<number> {
   await db.query("select reembed.start_loading($1, $2)", [collection, version]);
   const [row] = await db.query<{ id: number }>("select (reembed.version_numbered($1, $2)).id", [
     collection,
@@ -45,8 +50,8 @@ export async function startLoading(db: Database, { collection, version }: MoveTa
   let after: string | null = null;
   do {
     const [answer]: { step: EnqueueStep }[] = await db.query<{ step: EnqueueStep }>(
-      "select reembed.enqueue_missing($1, $2) as step",
-      [row.id, after],
+      "select reembed.enqueue_missing($1, $2, $3) as step",
+      [row.id, after, chunkRows],
     );
     if (answer === undefined) break;
     enqueued += answer.step.enqueued;

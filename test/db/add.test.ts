@@ -10,8 +10,10 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { addTable } from "../../scripts/lib/add/add.ts";
 import type { AddAnswers } from "../../scripts/lib/add/plan.ts";
 import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
+import { applyMigrations } from "../../scripts/lib/migrations.ts";
 import { buildIndex } from "../../scripts/lib/move.ts";
-import { runJson } from "../support/cli.ts";
+import { runCli, runJson } from "../support/cli.ts";
+import { startFakeOpenAI } from "../support/fake-openai.ts";
 import { schemaDump } from "../support/pg-dump.ts";
 import { asRole, connect, createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { runTap, tapFailures } from "../support/tap.ts";
@@ -524,5 +526,36 @@ describePostgres("reembed add refuses", () => {
       message: expect.stringMatching(/plain\.test\.sql is there already/),
     });
     expect(await readdir(join(project, "supabase/migrations"))).toHaveLength(1);
+  });
+});
+
+describePostgres("docs/adding-a-table.md", () => {
+  test("its commands run as they stand there", async () => {
+    const [database, openai] = await Promise.all([createDatabase(), startFakeOpenAI()]);
+    const env = { DATABASE_URL: database.url, OPENAI_API_KEY: openai.apiKey, OPENAI_BASE_URL: openai.url };
+    const client = await connect(database.url);
+    await client.query(`
+      create table public.articles (
+        id bigint generated always as identity primary key, title text not null, body text, lang text, embedding extensions.vector(1536));
+      insert into public.articles (title, body, lang, embedding) select 'title ' || n, 'body', 'en', ${vector(1536)} from generate_series(1, 8) n;`);
+    const project = join(folder, "documented");
+    await mkdir(join(project, "supabase/migrations"), { recursive: true });
+    const document = await readFile(new URL("../../docs/adding-a-table.md", import.meta.url), "utf8");
+    const [, commands = ""] = /^```sh\n([\s\S]*?)^```/m.exec(document) ?? [];
+    for (const line of commands.trim().split("\n")) {
+      if (line.includes("supabase db push")) {
+        await applyMigrations(client, join(project, "supabase/migrations"));
+        continue;
+      }
+      const args = line.replace("npm run -s reembed -- ", "").replace("../my-app", project).split(" ");
+      const { code, stderr } = await runCli(args, env);
+      expect({ line, code, stderr }).toMatchObject({ code: 0 });
+    }
+    const { rows } = await client.query(
+      "select count(*)::int as rows from public.articles where embedding_1536 is not null",
+    );
+    expect(rows).toEqual([{ rows: 8 }]);
+    await client.end();
+    await openai.close();
   });
 });
