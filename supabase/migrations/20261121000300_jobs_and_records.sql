@@ -530,22 +530,27 @@ begin
       return query select c.name, v.number, null::text, 'its table or its vector column is gone';
       continue;
     end if;
-    return query execute format(
-      'select %1$L::text, %2$s, %3$s,
-              case when r.row_id is null then ''no record''
-                   when r.content_hash <> %4$s then ''the text changed''
-                   when r.space_id <> %5$L then ''embedded in another space''
-                   when r.skipped is null then ''the vector is missing''
-                   else ''skipped, yet there is a vector'' end
-         from %6$s left join reembed.records r on r.version_id = %7$s and r.row_id = %3$s
-        where case when exists (select from reembed.jobs j where j.version_id = %7$s and j.row_id = %3$s) then false else not %8$s end',
-      c.name, v.number, reembed.key_of(c.key_columns, 't'), reembed.input_hash(v, 't'), v.space_id,
-      reembed.rows_of(v), v.id, reembed.current_condition(v, reembed.input_hash(v, 't')));
+    begin
+      return query execute format(
+        'select %1$L::text, %2$s, %3$s,
+                case when r.row_id is null then ''no record''
+                     when r.content_hash <> %4$s then ''the text changed''
+                     when r.space_id <> %5$L then ''embedded in another space''
+                     when r.skipped is null then ''the vector is missing''
+                     else ''skipped, yet there is a vector'' end
+           from %6$s left join reembed.records r on r.version_id = %7$s and r.row_id = %3$s
+          where case when exists (select from reembed.jobs j where j.version_id = %7$s and j.row_id = %3$s) then false else not %8$s end',
+        c.name, v.number, reembed.key_of(c.key_columns, 't'), reembed.input_hash(v, 't'), v.space_id,
+        reembed.rows_of(v), v.id, reembed.current_condition(v, reembed.input_hash(v, 't')));
+    exception when others then
+      -- A row that is neither queued nor readable: reconcile enqueues it, the claim fails it and names it. Not the error's own message: it may quote the row.
+      return query select c.name, v.number, null::text, format('%s cannot make the input of a row that has no job (%s)', v.input_function, sqlstate);
+    end;
   end loop;
 end
 $$;
 comment on function reembed.violations() is
-  'Law 2 as a query: each row of a maintained version that is neither current nor queued, with the reason. It reads every row; no row comes back unless something bypassed the triggers.';
+  'Law 2 as a query: each row of a maintained version that is neither current nor queued, with the reason. It reads every row; no row comes back unless something bypassed the triggers. Where an input cannot be made it says so, without a row, for the rest of that version.';
 
 create function reembed.reconcile(collection text default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$

@@ -450,6 +450,11 @@ describePostgres("hostile surroundings", () => {
     test("does not stop the loading of the others", async () => {
       await owner.query("insert into ratios values (1, 'one', 1), (2, 'two', 0), (3, 'three', 1)");
       await owner.query("delete from reembed.jobs");
+      const { rows } = await owner.query("select row_id, problem from reembed.violations()");
+      expect(rows).toContainEqual({
+        row_id: null,
+        problem: "public.ratios_input cannot make the input of a row that has no job (22012)",
+      });
       expect(await value("select reembed.enqueue_missing($1)", [version])).toMatchObject({
         enqueued: 3,
         last: null,
