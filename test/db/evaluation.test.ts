@@ -537,6 +537,8 @@ describePostgres("evaluate", () => {
           { collection: "logged", query },
         );
       await ask("before");
+      // Nor does whoever calls the door itself.
+      await db.rpc("reembed_log_query", { collection: "logged", query: "before" });
       expect(await value("select count(*)::int from reembed.query_log")).toBe(0);
       await expect(choose({ collection: "logged", only: "log" })).rejects.toMatchObject({ code: "refused" });
       await client.query("select reembed.set_query_log('logged', true)");
