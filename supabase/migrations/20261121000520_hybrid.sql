@@ -7,8 +7,8 @@
 --   * Two lists, each from a limited subquery of its own, so that each is read from its own index; the places are counted outside.
 --     row_number() over (order by column <=> query) in the subquery itself would read the whole table.
 --   * Reciprocal rank fusion (Cormack, Clarke, Buettcher 2009): a row's score is the sum over the lists of weight / (rrf_k + its place).
---   * A list is deeper than the answer, so that a row that stands middling in both can win.
---   * A GIN index does not know ranks: each row with the words is ranked. Of words that stand in more than five hundred rows five hundred
+--   * A list is deeper than the answer, so that a row that stands middling in both can win; not much, because a wide vector is fetched for each of its rows.
+--   * A GIN index does not know ranks: each row with the words is ranked. Of words that stand in more than three hundred rows three hundred
 --     are ranked, in the table's order: such words tell rows apart badly, and ranking all of them would cost more than the whole search.
 --   * What no index can look up (stop words alone, negations alone) makes no list: the meaning answers.
 --   * PostgreSQL looks rows up by words only where no policy of the caller's hides rows, because @@ is not leakproof; under other policies
@@ -25,7 +25,7 @@ comment on column reembed.collections.lexical_config is 'The text search configu
 alter table reembed.versions add column hybrid_function name unique;
 comment on column reembed.versions.hybrid_function is 'Its hybrid RPC; null while the collection has no lexical side.';
 
-create function reembed.lexical_candidates() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 500';
+create function reembed.lexical_candidates() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 300';
 comment on function reembed.lexical_candidates() is 'How many rows that have the words of a query are ranked at most.';
 
 create function reembed.hybrid_function_sql(v reembed.versions) returns text
@@ -72,7 +72,7 @@ begin
       message = 'full_text_weight and semantic_weight must be between 0 and 1000 and not both 0', hint = 'A list of weight 0 is left out.';
   end if;
 
-  depth := least(1000, greatest(50, 2 * match_count));
+  depth := least(1000, greatest(20, 2 * match_count));
   semantic := query_embedding is not null and semantic_weight > 0;
   if full_text_weight > 0 then
     begin
@@ -87,7 +87,7 @@ begin
     end if;
   end if;
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, 2 * depth)::text, true),
+          set_config('hnsw.ef_search', least(1000, greatest(100, 2 * depth))::text, true),
           set_config('hnsw.max_scan_tuples', '20000', true);
 
   return query
