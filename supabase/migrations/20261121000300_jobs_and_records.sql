@@ -456,7 +456,7 @@ begin
     locked := array[]::text[];
   end;
   return jsonb_build_object('enqueued', queued,
-    'busy', (select coalesce(jsonb_agg(m.row_id), '[]'::jsonb) from unnest(missing) m(row_id) where m.row_id <> all (locked)),
+    'busy', (select coalesce(jsonb_agg(m.row_id), '[]'::jsonb) from unnest(missing) m(row_id) where m.row_id <> all (locked || adopted)),
     'last', case when cardinality(chunk) < max_rows then null else chunk_end end);
 end
 $$;
