@@ -6,6 +6,9 @@ import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.
 import type { IngestResult } from "../../supabase/functions/_shared/ingest.ts";
 import type { SearchAnswer } from "../../supabase/functions/_shared/search.ts";
 import type { Database } from "../lib/connection.ts";
+import { evaluate } from "../lib/evaluation/evaluate.ts";
+import { chooseQueries } from "../lib/evaluation/query-set.ts";
+import { verdictLines } from "../lib/evaluation/summary.ts";
 import { advance, startLoading, work } from "../lib/move.ts";
 import type { Stack } from "../stack/index.ts";
 import type { Narrator } from "./narrator.ts";
@@ -20,6 +23,9 @@ const QUESTIONS = [
   "How do I go back to an older version of a file?",
 ];
 const ROWS = 5;
+/** Sections whose first line is asked for in the verdict, and the seed that chooses them. */
+const EVALUATED = 40;
+const SEED = 1;
 
 /** The edit of a page: a section that no page has. */
 const EDITED_PAGE = "06-ignore.html";
@@ -102,13 +108,14 @@ export async function runCourse(course: Course): Promise<CourseReport> {
   narrator.say(`${rate}; v2 is ${state}. ${await describeVersion(db, 2)}`);
 
   narrator.heading("Evaluate, then cut over: one row and one event");
-  const verdict = await compare(db, ask);
-  narrator.say(
-    `coverage ${percent(verdict.coverage)}; of ${verdict.queries} section titles, v1 finds its own section first for ${percent(verdict.found[0])}, v2 for ${percent(verdict.found[1])}`,
-  );
-  narrator.say(
-    `the two share ${percent(verdict.overlap)} of their first ${ROWS} rows (a change detector, not a quality)`,
-  );
+  const verdict = await evaluate(db, course.embedderFor, {
+    collection: target.collection,
+    baseline: 1,
+    candidate: target.version,
+    queries: await chooseQueries(db, { ...target, only: "rows", limit: EVALUATED, seed: SEED }),
+    seed: SEED,
+  });
+  for (const line of verdictLines(verdict)) narrator.say(line);
   const cutover_ms = await timed(() => db.query("select reembed.cutover('course_content', 2)"));
   narrator.say(`cutover took ${cutover_ms.toFixed(1)} ms; the next searches answer from v2:`);
   const answers = await answer(narrator, QUESTIONS, ask);
@@ -188,42 +195,6 @@ async function answer(narrator: Narrator, questions: readonly string[], ask: Ask
   return answers;
 }
 
-interface Verdict {
-  readonly queries: number;
-  readonly coverage: number;
-  /** For v1 and v2: the share of titles that find their own section first. */
-  readonly found: readonly [number, number];
-  readonly overlap: number;
-}
-
-/** A brief verdict on queries made from the collection itself: a section's title should find the section. */
-async function compare(db: Database, ask: Ask): Promise<Verdict> {
-  const titles = await db.query<{ id: string; title: string }>(
-    `select (array_agg(id))[1] as id, title from public.course_content group by title having count(*) = 1
-      order by md5(title) limit 20`,
-  );
-  const found = [0, 0];
-  let shared = 0;
-  for (const { id, title } of titles) {
-    const answers = await Promise.all([ask(title, 1), ask(title, 2)]);
-    const ids = answers.map(({ results }) => results.map((row) => row.id));
-    ids.forEach((list, version) => {
-      if (list[0] === id) found[version] = (found[version] ?? 0) + 1;
-    });
-    shared += (ids[0] ?? []).filter((row) => ids[1]?.includes(row)).length / ROWS;
-  }
-  const [row] = await db.query<{ coverage: number }>(
-    "select reembed.coverage(v) as coverage from reembed.version_numbered('course_content', 2) v",
-  );
-  const share = (count: number) => count / titles.length;
-  return {
-    queries: titles.length,
-    coverage: row?.coverage ?? 0,
-    found: [share(found[0] ?? 0), share(found[1] ?? 0)],
-    overlap: share(shared),
-  };
-}
-
 async function describeVersion(db: Database, version: number): Promise<string> {
   const [row] = await db.query<{ space: string; records: number }>(
     `select v.space_id as space, (select count(*)::int from reembed.records r where r.version_id = v.id and r.skipped is null) as records
@@ -240,4 +211,3 @@ async function timed(step: () => Promise<unknown>): Promise<number> {
 }
 
 const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`;
-const percent = (share: number) => `${Math.round(share * 100)} %`;

@@ -117,6 +117,28 @@ export function qualityRows(quality: Readonly<Record<string, QualityMeasure>>): 
   ]);
 }
 
+/** The verdict in a few lines, for whoever wants no table. */
+export function verdictLines(evaluation: Evaluation): string[] {
+  const { quality, candidate, baseline } = evaluation;
+  const [old, fresh] = [`v${baseline.version}`, `v${candidate.version}`];
+  const ndcg = quality?.["ndcg@10"];
+  const recall = candidate.searches?.index.recall ?? null;
+  const lines = [
+    `${count(evaluation.queries)} queries, ${describeSource(evaluation.source, evaluation.judged_queries)}`,
+  ];
+  if (ndcg?.against)
+    lines.push(
+      `nDCG@10: ${old} ${ndcg.against.baseline.toFixed(3)}, ${fresh} ${ndcg.candidate.toFixed(3)}; difference ${signed(ndcg.against.difference)}, 95 % interval ${signed(ndcg.against.low)} to ${signed(ndcg.against.high)}`,
+    );
+  lines.push(
+    describeQuality(evaluation),
+    `${fresh}: coverage ${percent(candidate.coverage)}, index recall@10 ${recall === null ? "exact" : recall.toFixed(3)}, ${count(candidate.failed)} failed rows`,
+  );
+  const change = describeChange(evaluation);
+  if (change !== "") lines.push(`change, which says nothing of quality: ${change}`);
+  return lines;
+}
+
 /** All of it, line by line. */
 export function summaryLines(evaluation: Evaluation): string[] {
   const { baseline, candidate, quality, provider } = evaluation;
