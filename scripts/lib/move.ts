@@ -114,16 +114,26 @@ export async function advance(db: Database, { collection, version }: MoveTarget)
   return step();
 }
 
-/** Builds a version's HNSW index where it is missing. An INVALID one that a failed build left is replaced. */
+/**
+ * Builds a version's HNSW index where it is missing. An INVALID one that a failed build left is replaced.
+ * @throws ReembedError `busy` when another session is building it: its index is INVALID until then, and a drop would wait for it and remove it.
+ */
 export async function buildIndex(db: Database, { collection, version }: MoveTarget): Promise<void> {
-  const [leftover] = await db.query<{ drop: string }>(
-    `select format('drop index concurrently %s', i.indexrelid::regclass) as drop
+  const [leftover] = await db.query<{ drop: string; builder: number | null }>(
+    `select format('drop index concurrently %s', i.indexrelid::regclass) as drop,
+            (select b.pid from pg_stat_progress_create_index b where b.index_relid = i.indexrelid limit 1) as builder
        from pg_index i join pg_class x on x.oid = i.indexrelid
        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
       where i.indrelid = (reembed.version_numbered($1, $2)).vector_table
         and a.attname = (reembed.version_numbered($1, $2)).vector_column and not i.indisvalid`,
     [collection, version],
   );
+  if (leftover !== undefined && leftover.builder !== null)
+    throw new ReembedError(
+      "busy",
+      `another session (pid ${leftover.builder}) is building the index of ${collection} v${version}`,
+      "Run this again when it is done; select * from pg_stat_progress_create_index shows how far it is.",
+    );
   if (leftover) await db.query(leftover.drop);
   const [statement] = await db.query<{ sql: string }>("select reembed.index_sql($1, $2) as sql", [
     collection,
