@@ -517,6 +517,22 @@ describePostgres("on PostgreSQL", () => {
       await client.end();
     });
 
+    test("a budget that is spent on the way ends backfill with 1, keeps every job, and more money goes on", async () => {
+      const { client, json, rows } = await prepare({ v2: OPENAI });
+      await rows(3);
+      await json(["backfill", "--limit", "1"], key());
+      await client.query("select reembed.set_budget('course_content', 'move', 0.0000001)");
+      const { code, answer, stderr } = await json(["backfill"], key());
+      expect({ code, answer }).toMatchObject({
+        code: 1,
+        answer: { ended: "budget", done: 0, requests: 0, pending: 2, failed: 0 },
+      });
+      expect(stderr).toMatch(/error: .*budget of course_content.*\nhint: .*reembed\.set_budget/);
+      await client.query("select reembed.set_budget('course_content', 'move', 1)");
+      expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { done: 2, state: "ready" } });
+      await client.end();
+    });
+
     test.each([
       ["work", ["work", "--interval", "3600"], 0],
       ["backfill", ["backfill", "--version", "2"], 1],
