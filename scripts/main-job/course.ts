@@ -63,7 +63,7 @@ export async function runCourse(course: Course): Promise<CourseReport> {
   const { stack, db, narrator } = course;
   const visitor = createClient(stack.url, stack.publishableKey);
   const service = createClient(stack.url, stack.secretKey);
-  const ask = (question: string, version?: number) => search(visitor, question, version);
+  const ask = (question: string) => search(visitor, question);
 
   narrator.heading("Ingest: course pages become sections that a citation can point at");
   const files = (await readdir(PAGES)).filter((file) => file.endsWith(".html")).sort();
@@ -166,20 +166,15 @@ async function drain(stack: Stack): Promise<void> {
   }
 }
 
-async function search(client: SupabaseClient, query: string, version?: number): Promise<SearchAnswer> {
+async function search(client: SupabaseClient, query: string): Promise<SearchAnswer> {
   const { data, error } = await client.functions.invoke<SearchAnswer>("search", {
-    body: {
-      collection: "course_content",
-      query,
-      match_count: ROWS,
-      ...(version === undefined ? {} : { version }),
-    },
+    body: { collection: "course_content", query, match_count: ROWS },
   });
   if (error || data === null) throw new Error(`search failed: ${error?.message ?? "no answer"}`);
   return data;
 }
 
-type Ask = (question: string, version?: number) => Promise<SearchAnswer>;
+type Ask = (question: string) => Promise<SearchAnswer>;
 
 async function answer(narrator: Narrator, questions: readonly string[], ask: Ask): Promise<Answer[]> {
   const answers: Answer[] = [];

@@ -209,9 +209,10 @@ declare
   indexes oid[];
   scans_before bigint;
   began timestamptz;
-  found_row record;
-  row_ids text[] := '{}';
-  similarities double precision[] := '{}';
+  row_id text;
+  row_similarity double precision;
+  row_ids text[] := array[]::text[];
+  similarities double precision[] := array[]::double precision[];
   milliseconds double precision;
   indexscan constant text := current_setting('enable_indexscan');
 begin
@@ -235,9 +236,9 @@ begin
   end if;
   select coalesce(sum(pg_catalog.pg_stat_get_xact_numscans(i.oid)), 0) into scans_before from unnest(indexes) i(oid);
   began := clock_timestamp();
-  for found_row in execute statement using query_embedding, match_count, v.space_id loop
-    row_ids := row_ids || found_row.row_id;
-    similarities := similarities || found_row.similarity;
+  for row_id, row_similarity in execute statement using query_embedding, match_count, v.space_id loop
+    row_ids := row_ids || row_id;
+    similarities := similarities || row_similarity;
   end loop;
   milliseconds := extract(epoch from clock_timestamp() - began) * 1000;
   perform set_config('enable_indexscan', indexscan, true);
