@@ -330,7 +330,7 @@ begin
   perform reembed.release(b.version_id, b.id);
   if b.state = 'gathering' and not exists (select from reembed.batch_items i where i.batch_id = b.id) then
     delete from reembed.batches x where x.id = b.id;
-    return '{}';
+    return jsonb '{}';
   end if;
   select coalesce(jsonb_object_agg(x.outcome, x.rows), '{}') into counts
     from (select i.outcome, count(*) as rows from reembed.batch_items i where i.batch_id = b.id group by i.outcome) x;
