@@ -184,10 +184,15 @@ function report(out: Output, plan: Plan, files: AddedFiles, milliseconds: number
     ...(old === undefined ? [] : firstSteps(old, collection)),
     `reembed estimate --collection ${collection} --version ${next.number}`,
     `reembed backfill --collection ${collection} --version ${next.number}`,
-    ...(old === undefined ? [] : [`reembed cutover --collection ${collection} --version ${next.number}`]),
+    ...(old === undefined
+      ? []
+      : [
+          `reembed evaluate --collection ${collection}${old.writer === "app" ? " --without-baseline" : ""}`,
+          `reembed cutover --collection ${collection} --version ${next.number}`,
+        ]),
   ];
   out.say(
-    `applying it took ${duration(milliseconds / 1000)} in the trial${old?.adoption === "now" ? "; so long writers will wait, searches will not" : ""}`,
+    `applying it took ${milliseconds < 1_000 ? `${Math.round(milliseconds)} ms` : duration(milliseconds / 1_000)} in the trial${old?.adoption === "now" ? "; so long writers will wait, searches will not" : ""}`,
   );
   out.say("\nNext:");
   for (const command of commands) out.say(`  ${command}`);

@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PassThrough } from "node:stream";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { nameFiles, writeFiles } from "../../scripts/lib/add/files.ts";
 import type { TableFacts } from "../../scripts/lib/add/inspect.ts";
@@ -13,7 +14,7 @@ import {
   makePlan,
   recommendPlacement,
 } from "../../scripts/lib/add/plan.ts";
-import { askForAnswers } from "../../scripts/lib/add/questions.ts";
+import { askForAnswers, withTerminal } from "../../scripts/lib/add/questions.ts";
 import { comment, createQuoter, dollarQuoted } from "../../scripts/lib/add/quote.ts";
 
 const column = (name: string, typeName: string, dimensions: number | null = null) => ({
@@ -278,6 +279,30 @@ describe("the questions", () => {
       textColumns: undefined,
       oldColumn: null,
       oldSpace: undefined,
+    });
+  });
+});
+
+describe("the terminal", () => {
+  test("takes an empty line for the suggestion, and a closed one for no", async () => {
+    const input = new PassThrough();
+    const output = new PassThrough();
+    const answers = withTerminal(input, output, async (ask) => {
+      const first = ask("One", "first");
+      input.write("\n");
+      const one = await first;
+      const second = ask("Two", "");
+      input.write(" second \n");
+      return [one, await second];
+    });
+    expect(await answers).toEqual(["first", "second"]);
+
+    const closed = new PassThrough();
+    const given = withTerminal(closed, output, (ask) => ask("One", "first"));
+    closed.end();
+    await expect(given).rejects.toMatchObject({
+      code: "invalid_request",
+      message: expect.stringContaining("not all answered"),
     });
   });
 });

@@ -9,17 +9,34 @@ import { likelySpace } from "./spaces.ts";
 /** Asks one question; an empty answer takes the suggestion. */
 export type Ask = (question: string, suggestion: string) => Promise<string>;
 
-/** Runs `work` with a terminal to ask at. */
+/**
+ * Runs `work` with a terminal to ask at.
+ * @throws ReembedError `invalid_request` when the terminal is closed (Ctrl-C, Ctrl-D) before a question was answered
+ */
 export async function withTerminal<T>(
   input: Readable,
   output: Writable,
   work: (ask: Ask) => Promise<T>,
 ): Promise<T> {
   const terminal = createInterface({ input, output });
+  const gone = new Promise<never>((_, reject) => {
+    terminal.once("close", () =>
+      reject(
+        new ReembedError(
+          "invalid_request",
+          "the questions were not all answered",
+          "Nothing was written. Run it again, or say what you know by options.",
+        ),
+      ),
+    );
+  });
+  // It is closed at the end, too, when nobody waits for an answer any more.
+  gone.catch(() => {});
   try {
     return await work(async (question, suggestion) => {
       const shown = suggestion === "" ? "" : ` [${suggestion}]`;
-      return (await terminal.question(`${question}${shown}: `)).trim() || suggestion;
+      const answer = await Promise.race([terminal.question(`${question}${shown}: `), gone]);
+      return answer.trim() || suggestion;
     });
   } finally {
     terminal.close();
