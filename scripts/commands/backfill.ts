@@ -8,7 +8,7 @@ import { createQueue } from "../../supabase/functions/_shared/queue.ts";
 import { openBatchStore } from "../lib/batch-store.ts";
 import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
-import { advance, LANES, type MoveTarget, startLoading, work } from "../lib/move.ts";
+import { advance, LANES, type MoveTarget, paceOn, startLoading, work } from "../lib/move.ts";
 import {
   collectionName,
   type DatabaseOptions,
@@ -41,6 +41,7 @@ interface Options extends DatabaseOptions {
   readonly batch?: number;
   readonly interval: number;
   readonly limit?: number;
+  readonly rate?: number;
 }
 
 /** Rows in one request, and in one batch: what each takes at most, and what it is given. */
@@ -83,6 +84,11 @@ export function addBackfill(program: Command): void {
       60,
     )
     .option("--limit <rows>", "stop after so many rows", wholeNumber(1, 1_000_000_000))
+    .option(
+      "--rate <rows>",
+      "store at most so many rows a second; default: as fast as the database takes them, sparing searches",
+      wholeNumber(1, 100_000),
+    )
     .addHelpText(
       "after",
       `
@@ -196,6 +202,8 @@ async function embedInBatches(
         wait: (milliseconds) => pause(milliseconds, signal),
       },
       {
+        versionId: version.id,
+        pace: paceOn(workers, signal, options.rate),
         batch: options.batch ?? BATCH.batch.usual,
         limit: options.limit ?? 0,
         intervalMs: options.interval * 1000,
@@ -249,20 +257,26 @@ async function embedAll(
   let cost = 0;
   const show = (handled: number) => progress.update(handled, total(handled), cost);
   show(0);
+  const pace = paceOn(workers, signal, options.rate);
   try {
     return await workOff(
       {
         slice: (limit) =>
-          work(workers, embedderFor, {
-            collection,
-            version: version.version,
-            batch: options.lane === "sync" ? (options.batch ?? BATCH.sync.usual) : BATCH.sync.usual,
-            limit,
-            lanes: LANES,
-            budgetMs: SLICE_MS,
-            signal,
-            onProgress: (slice) => progress.update(base + counted(slice), total(base), cost),
-          }),
+          work(
+            workers,
+            embedderFor,
+            {
+              collection,
+              version: version.version,
+              batch: options.lane === "sync" ? (options.batch ?? BATCH.sync.usual) : BATCH.sync.usual,
+              limit,
+              lanes: LANES,
+              budgetMs: SLICE_MS,
+              signal,
+              onProgress: (slice) => progress.update(base + counted(slice), total(base), cost),
+            },
+            pace,
+          ),
         facts: async () => {
           facts = await factsOf(db, version.id, since);
           cost = (await spentSince(db, version.id, since)).costUsd;

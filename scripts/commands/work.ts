@@ -2,10 +2,11 @@
 import type { Command } from "commander";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { type ErrorCode, ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import type { Pace } from "../../supabase/functions/_shared/pace.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
-import { LANES, work } from "../lib/move.ts";
-import { type DatabaseOptions, numberBetween, withDatabaseOptions } from "../lib/options.ts";
+import { LANES, paceOn, work } from "../lib/move.ts";
+import { type DatabaseOptions, numberBetween, wholeNumber, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, type Output } from "../lib/output.ts";
 import { embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
@@ -14,6 +15,7 @@ import { add, counted, noTotals, type Totals } from "../lib/work-off.ts";
 
 interface Options extends DatabaseOptions {
   readonly interval: number;
+  readonly rate?: number;
 }
 
 /** No version keeps another's edits waiting for longer. */
@@ -31,6 +33,11 @@ export function addWork(program: Command): void {
       numberBetween(0.1, 3_600),
       5,
     )
+    .option(
+      "--rate <rows>",
+      "store at most so many rows a second; default: as fast as the database takes them, sparing searches",
+      wholeNumber(1, 100_000),
+    )
     .addHelpText("after", "\nExample:\n  npm run -s reembed -- work --interval 10")
     .action(keepWorking);
 }
@@ -40,7 +47,7 @@ async function keepWorking(options: Options): Promise<void> {
   const totals = noTotals();
   await untilSignalled(
     () => out.note("stopping: what is being embedded is finished or given back"),
-    (signal) => withDatabase(options, (db) => rounds(db, options.interval * 1000, totals, out, signal)),
+    (signal) => withDatabase(options, (db) => rounds(db, options, totals, out, signal)),
   );
   out.say(
     `${totals.done} rows embedded, ${totals.failed} failed, ${totals.requests} requests, ${totals.tokens} tokens`,
@@ -51,12 +58,13 @@ async function keepWorking(options: Options): Promise<void> {
 /** One slice for each version in turn; a rest when a whole round found nothing to do. */
 async function rounds(
   db: Database,
-  restMs: number,
+  { interval, rate }: Options,
   totals: Totals,
   out: Output,
   signal: AbortSignal,
 ): Promise<void> {
   const embedderFor = embeddersFrom(process.env);
+  const pace = paceOn(db, signal, rate);
   const say = createLog(out);
   out.note("working; Ctrl-C stops it");
   while (!signal.aborted) {
@@ -64,19 +72,20 @@ async function rounds(
     try {
       for (const version of await listVersions(db, { maintained: true })) {
         if (signal.aborted) break;
-        busy = (await oneSlice(db, version, { embedderFor, totals, say, signal })) || busy;
+        busy = (await oneSlice(db, version, { embedderFor, totals, pace, say, signal })) || busy;
       }
     } catch (error) {
       if (!(error instanceof ReembedError && PASSING.has(error.code))) throw error;
       say("database", `${error.message}; going on`);
     }
-    if (!busy) await pause(restMs, signal);
+    if (!busy) await pause(interval * 1000, signal);
   }
 }
 
 interface Worker {
   readonly embedderFor: (space: Space) => Embedder;
   readonly totals: Totals;
+  readonly pace: Pace;
   readonly say: Log;
   readonly signal: AbortSignal;
 }
@@ -85,7 +94,7 @@ interface Worker {
 async function oneSlice(
   db: Database,
   { collection, version, space }: VersionEntry,
-  { embedderFor, totals, say, signal }: Worker,
+  { embedderFor, totals, pace, say, signal }: Worker,
 ): Promise<boolean> {
   const name = `${collection} v${version}`;
   try {
@@ -96,13 +105,8 @@ async function oneSlice(
     say(name, `${name} is left to another worker: ${error.message}`);
     return false;
   }
-  const report = await work(db, embedderFor, {
-    collection,
-    version,
-    lanes: LANES,
-    budgetMs: SLICE_MS,
-    signal,
-  });
+  const slice = { collection, version, lanes: LANES, budgetMs: SLICE_MS, signal };
+  const report = await work(db, embedderFor, slice, pace);
   add(totals, report);
   say(name, report.error === null ? null : `${name}: ${report.error}`);
   if (counted(report) > 0)

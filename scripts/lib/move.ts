@@ -4,8 +4,14 @@
  */
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import type { Pace } from "../../supabase/functions/_shared/pace.ts";
 import { createQueue } from "../../supabase/functions/_shared/queue.ts";
-import { type SliceOptions, type SliceReport, workSlice } from "../../supabase/functions/_shared/worker.ts";
+import {
+  paceOf,
+  type SliceOptions,
+  type SliceReport,
+  workSlice,
+} from "../../supabase/functions/_shared/worker.ts";
 import type { Database } from "./connection.ts";
 
 /** Claims that a CLI works on at once: enough to hide a provider's latency, each on a connection of its own. */
@@ -92,8 +98,17 @@ export function work(
   db: Database,
   embedderFor: (space: Space) => Embedder,
   options: SliceOptions,
+  pace?: Pace,
 ): Promise<SliceReport> {
-  return workSlice({ queue: createQueue(db.rpc, db.vectorForm), embedderFor }, options);
+  return workSlice({ queue: createQueue(db.rpc, db.vectorForm), embedderFor, pace }, options);
+}
+
+/**
+ * The pace of one run over this connection: as fast as the database takes vectors, sparing searches.
+ * @param rate rows a second at most; undefined: no such bound
+ */
+export function paceOn(db: Database, signal: AbortSignal | undefined, rate?: number): Pace {
+  return paceOf({ queue: createQueue(db.rpc, db.vectorForm) }, signal, rate);
 }
 
 /**

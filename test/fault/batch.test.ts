@@ -3,7 +3,7 @@ import type { Client } from "pg";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { openBatchStore } from "../../scripts/lib/batch-store.ts";
 import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
-import { work } from "../../scripts/lib/move.ts";
+import { paceOn, work } from "../../scripts/lib/move.ts";
 import { type BatchOptions, type BatchReport, workBatches } from "../../supabase/functions/_shared/batch.ts";
 import { createBatchProvider, createEmbedder } from "../../supabase/functions/_shared/providers.ts";
 import { createQueue } from "../../supabase/functions/_shared/queue.ts";
@@ -79,6 +79,8 @@ describePostgres("the batch lane", () => {
     workBatches(
       { ...ports(), ...overridden },
       {
+        versionId: 0,
+        pace: paceOn(db, undefined),
         batch: 1000,
         limit: 0,
         intervalMs: 1000,

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import type { Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { LongTextPolicy } from "../../supabase/functions/_shared/long-text.ts";
+import type { SearchSample } from "../../supabase/functions/_shared/pace.ts";
 import type {
   Claim,
   ClaimOptions,
@@ -156,6 +157,16 @@ export class MemoryQueue implements Queue {
       }
     }
     return outcomes;
+  }
+
+  /** What the searches of this queue's collection are like; by default it has none that anyone would have to spare. */
+  searches: () => SearchSample = () => ({ searches: null, search_ms: null });
+  /** How often somebody looked. */
+  looks = 0;
+
+  async watchSearches(): Promise<SearchSample> {
+    this.looks += 1;
+    return this.searches();
   }
 
   /** Nothing here is claimed as a copy: what may be one only the database knows. */

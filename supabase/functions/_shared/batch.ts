@@ -7,6 +7,7 @@ import type { BatchCounts, BatchResult, BatchStore, DrivenBatch, OpenBatch, RowE
 import { describeBudget } from "./budget.ts";
 import { ReembedError } from "./errors.ts";
 import { fittingText, tooLongFor } from "./long-text.ts";
+import type { Pace } from "./pace.ts";
 import { faultOfAnswer, PROVIDER_FAULTS, ProviderError } from "./provider-error.ts";
 import {
   type BatchAnswer,
@@ -37,6 +38,10 @@ export interface BatchPorts {
 }
 
 export interface BatchOptions {
+  /** The version whose rows are batched. */
+  readonly versionId: number;
+  /** How fast vectors are stored. */
+  readonly pace: Pace;
   /** Rows in one batch, at most 50,000. */
   readonly batch: number;
   /** Rows after which no batch is gathered any more; 0: all. */
@@ -110,7 +115,7 @@ export async function workBatches(ports: BatchPorts, options: BatchOptions): Pro
     ports,
     options,
     report: emptyReport(),
-    completer: createCompleter(ports.now),
+    completer: createCompleter(ports.now, options.pace),
     gathered: 0,
     share: 1,
     isQueueFull: false,
@@ -481,12 +486,14 @@ async function openRowsByHash(
 
 /** Stores results in slices; a row that the application holds all the time is given back, though it was paid. */
 async function storeAll(
-  { ports: { store }, completer }: Run,
+  { ports: { store }, options, completer }: Run,
   batch: DrivenBatch,
   results: readonly BatchResult[],
 ): Promise<void> {
   if (results.length === 0) return;
-  const { busy } = await completer(results, (slice, wait) => store.store(batch.id, slice, { wait }));
+  const { busy } = await completer(options.versionId, results, (slice, wait) =>
+    store.store(batch.id, slice, { wait }),
+  );
   if (busy.length === 0) return;
   const billedOf = new Map(results.map(({ row_id, billed }) => [row_id, billed]));
   await store.end(

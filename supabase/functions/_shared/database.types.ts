@@ -226,6 +226,7 @@ export type Database = {
         Returns: number;
       };
       reembed_settle: { Args: { usage_id: number; requests: Json; answer?: Json }; Returns: undefined };
+      reembed_watch_searches: { Args: { version_id: number }; Returns: Json };
     };
     Enums: { [_ in never]: never };
     CompositeTypes: { [_ in never]: never };

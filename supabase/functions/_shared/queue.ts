@@ -3,6 +3,7 @@ import { z } from "zod";
 import { budgetState } from "./budget.ts";
 import type { Space } from "./embedder.ts";
 import { LONG_TEXT_POLICIES, type LongTextPolicy } from "./long-text.ts";
+import type { SearchSample } from "./pace.ts";
 import type { ProviderRate } from "./provider-rate.ts";
 import type { Rpc } from "./rpc.ts";
 
@@ -119,6 +120,11 @@ const copyOutcomes = outcomes.extend({ missing: z.array(z.string()) });
 /** What became of the rows of a copy; `missing`: their text has no stored vector any more. */
 export type CopyOutcomes = z.infer<typeof copyOutcomes>;
 
+const searchSample = z.object({
+  searches: z.number().nullable(),
+  search_ms: z.number().nullable(),
+}) satisfies z.ZodType<SearchSample>;
+
 const failed = z.object({ failed: z.number(), retried: z.number() });
 
 /** One provider request for the ledger. */
@@ -174,6 +180,8 @@ export interface Queue {
   /** Closes the claim's reservation. `answer` is undefined where no provider answered. */
   settle(lease: Lease, entries: readonly LedgerEntry[], answer: ProviderAnswer | undefined): Promise<void>;
   pauseSpace(spaceId: string, reason: string): Promise<void>;
+  /** How the searches of the version's collection fare now. Makes a few itself. */
+  watchSearches(versionId: number): Promise<SearchSample>;
 }
 
 /** The queue behind any way of calling the database's functions. */
@@ -240,6 +248,9 @@ export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue
         requests: entries,
         answer: answer === undefined ? null : answerOf(answer),
       });
+    },
+    async watchSearches(versionId) {
+      return searchSample.parse(await rpc("reembed_watch_searches", { version_id: versionId }));
     },
     async pauseSpace(spaceId, reason) {
       await rpc("reembed_pause_space", { space_id: spaceId, reason, seconds: null });

@@ -6,6 +6,7 @@ import { describeBudget } from "./budget.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { fittingText, shorterText, tooLongFor } from "./long-text.ts";
+import { createPace, type Pace } from "./pace.ts";
 import { ProviderError } from "./provider-error.ts";
 import type {
   Claim,
@@ -27,6 +28,8 @@ export interface WorkerPorts {
   readonly now?: () => number;
   /** Waits, or less when the signal comes first. */
   readonly wait?: (milliseconds: number, signal: AbortSignal | undefined) => Promise<void>;
+  /** How fast vectors are stored. A worker that runs for longer than a slice keeps one; else each slice has its own. */
+  readonly pace?: Pace | undefined;
 }
 
 export interface SliceOptions {
@@ -110,7 +113,7 @@ export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}):
     now,
     wait: ports.wait ?? rest,
     started: now(),
-    completer: createCompleter(now),
+    completer: createCompleter(now, ports.pace ?? paceOf(ports, options.signal)),
     claimed: 0,
     over: undefined,
     report: emptyReport(),
@@ -119,6 +122,19 @@ export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}):
   const ends = await Promise.allSettled(lanes);
   for (const end of ends) if (end.status === "rejected") throw end.reason;
   return slice.report;
+}
+
+/**
+ * A pace for a worker with these ports.
+ * @param rate rows a second at most; undefined: as fast as the database takes them
+ */
+export function paceOf(
+  { queue, now = () => performance.now(), wait = rest }: Pick<WorkerPorts, "queue" | "now" | "wait">,
+  signal: AbortSignal | undefined,
+  rate?: number,
+): Pace {
+  const watch = (versionId: number) => queue.watchSearches(versionId);
+  return createPace({ now, wait: (milliseconds) => wait(milliseconds, signal), watch }, rate);
 }
 
 /** What the lanes of a slice share. */
@@ -289,7 +305,7 @@ export async function copyClaim(
   const hold = holdOf(claim);
   const missing: string[] = [];
   try {
-    const outcomes = await completer(claim.copies, async (copies, wait) => {
+    const outcomes = await completer(hold.version_id, claim.copies, async (copies, wait) => {
       const part = await queue.copy(hold, copies, { wait });
       missing.push(...part.missing);
       return part;
@@ -398,7 +414,7 @@ async function workClaim(
       embedder,
       texts.filter((text) => !isBlank(text)),
     );
-    outcomes = await completer([...skips, ...answers.results], (results, wait) =>
+    outcomes = await completer(lease.version_id, [...skips, ...answers.results], (results, wait) =>
       queue.complete(lease, results, { wait }),
     );
     // Not counted with the released ones: these were paid.
@@ -647,6 +663,7 @@ function backoffSeconds(texts: readonly Text[]): number {
 
 /** Stores rows in slices and returns what became of them. */
 export type Completer = <Row extends { readonly row_id: string }>(
+  versionId: number,
   rows: readonly Row[],
   store: (rows: readonly Row[], wait: boolean) => Promise<Outcomes>,
 ) => Promise<Outcomes>;
@@ -655,9 +672,9 @@ export type Completer = <Row extends { readonly row_id: string }>(
  * Completes in slices whose size follows the time the last one took; one that the database cancelled is halved and sent again. Then it asks again
  * for the rows that the application held: one a transaction, waiting, holding nothing, in turn. A paid vector is not thrown away lightly.
  */
-export function createCompleter(now: () => number): Completer {
+export function createCompleter(now: () => number, pace: Pace): Completer {
   let size = 64;
-  return async (rows, store) => {
+  return async (versionId, rows, store) => {
     const total: Outcomes = { done: 0, stale: [], lost_lease: [], gone: [], busy: [], refused: [] };
     const add = (part: Outcomes) => {
       total.done += part.done;
@@ -668,10 +685,14 @@ export function createCompleter(now: () => number): Completer {
     };
     const held: (typeof rows)[number][] = [];
     for (let at = 0; at < rows.length; ) {
-      const slice = rows.slice(at, at + size);
-      const began = now();
-      const part = await unlessCancelled(() => store(slice, false));
-      const took = now() - began;
+      const slice = rows.slice(at, at + Math.min(size, pace.mostRows));
+      let took = 0;
+      const part = await pace.store(versionId, slice.length, async () => {
+        const began = now();
+        const outcomes = await unlessCancelled(() => store(slice, false));
+        took = now() - began;
+        return outcomes;
+      });
       if (part === undefined && slice.length > 1) {
         size = Math.ceil(slice.length / 2);
         continue;
