@@ -342,6 +342,35 @@ describePostgres("evaluate", () => {
     });
   });
 
+  test("vectors in a table of their own: the index there is the one that counts", async () => {
+    const collection = await createCollection(client, "apart", "table of its own");
+    const vectors = clusteredVectors(3_000, WIDTH, { seed: 8 });
+    await client.query(
+      `insert into ${collection.table} (title) select 'n' || n from generate_series(1, 3000) n`,
+    );
+    for (const { number, id, vectorTable, vectorColumn } of collection.versions) {
+      await client.query(
+        `insert into ${vectorTable} (id, ${vectorColumn})
+         select t.id, u.vector from ${collection.table} t join unnest($1::extensions.vector[]) with ordinality u(vector, n) on t.title = 'n' || u.n`,
+        [vectors.map(vectorText)],
+      );
+      if (number === 2) await load(client, collection, number);
+      await client.query("select reembed.adopt_vectors($1)", [id]);
+      await client.query(
+        `${await value("select reembed.index_sql('apart', $1, false)", [number])}; analyze ${vectorTable}`,
+      );
+    }
+    const { embedderFor } = provider((text) => vectors[Number(text.slice(1)) - 1] ?? []);
+    const queries = await chooseQueries(db, { collection: "apart", version: 1, limit: 20, seed: 1 });
+    const evaluation = await run(embedderFor, { collection: "apart", queries });
+    expect(evaluation).toMatchObject({
+      index_used: true,
+      quality: { "recall@1": { candidate: 1, against: { baseline: 1 } } },
+    });
+    expect(evaluation.index_recall).toBeGreaterThan(0.97);
+    expect(evaluation.baseline.searches?.index.used).toBe(1);
+  });
+
   test("a baseline that nothing here can embed for: refused with the way out, and then the candidate is judged alone", async () => {
     const { ids } = await loaded(client, "external", [
       { title: "alpha", vectors: [direction(0), direction(0)] },
