@@ -362,7 +362,9 @@ async function summarize(db: Database, run: Run, out: Output): Promise<void> {
     out.note(`error: ${error ?? ENDS[ended].says}`);
     out.note(`hint: Nothing is lost: run it again later.`);
   } else if (state === "ready" && !row.active) {
-    out.note(`next: reembed cutover --collection ${target.collection} --version ${target.version}`);
+    out.note(
+      `next: reembed evaluate --collection ${target.collection} --candidate ${target.version}, then reembed cutover`,
+    );
   }
   out.result({
     collection: target.collection,
