@@ -107,13 +107,19 @@ Example:
   npm run -s reembed -- add articles --columns title,body --old-column embedding --old-space openai/text-embedding-ada-002@1536 \\
     --new-space openai/text-embedding-3-small@1536 --filters lang --project ../my-app`,
     )
-    .action((table: string, options: Options) => withDatabase(options, (db) => add(db, table, options), 1));
+    .action(async (table: string, options: Options) => {
+      if (options.text !== undefined && options.columns !== undefined)
+        throw new ReembedError(
+          "invalid_request",
+          "--text and --columns exclude each other",
+          "Give one of them.",
+        );
+      await withDatabase(options, (db) => add(db, table, options), 1);
+    });
 }
 
 async function add(db: Database, table: string, options: Options): Promise<void> {
   const out = createOutput(options.json);
-  if (options.text !== undefined && options.columns !== undefined)
-    throw new ReembedError("invalid_request", "--text and --columns exclude each other", "Give one of them.");
   const request = {
     table,
     oldTable: options.oldTable,

@@ -1,4 +1,4 @@
-/** Vectors that are taken as they are, a few rows at a time, while the app goes on writing. */
+/** Vectors that are taken as they are, a few rows at a time, and a collection that is taken out again, while the app goes on writing. */
 import type { Client } from "pg";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { openDatabase } from "../../scripts/lib/connection.ts";
@@ -131,5 +131,19 @@ describePostgres("adopting in chunks", () => {
     const after = await state();
     expect(after?.records).toEqual(ADOPTABLE.filter((id) => id !== "4"));
     expect(after?.jobs).toEqual(["4", "5", "10"]);
+  });
+
+  test("a collection is taken out while the app writes, between two of its transactions", async () => {
+    await createTales("in place");
+    await adopt();
+    const [app, operator] = [await sessions.open(), await sessions.open()];
+    await app.client.query("begin; update public.tales set body = 'new' where id = 3");
+    const removing = operator.client.query("select reembed.remove_collection('tales')");
+    await untilBlocked(client, operator, removing);
+    await app.client.query("update public.tales set body = 'newer' where id = 4; commit");
+    await removing;
+    await app.client.query("update public.tales set body = 'free' where id = 5");
+    const { rows } = await client.query("select from reembed.jobs where row_id in ('3', '4')");
+    expect(rows).toEqual([]);
   });
 });

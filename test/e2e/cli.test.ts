@@ -87,6 +87,9 @@ describe("without a database", () => {
     [["ingest", "/nowhere", "--base-url", BASE_URL], /no file or folder \/nowhere/],
     [["init"], /--into <project>' not specified/],
     [["init", "--into", "/nowhere"], /--into.*config\.toml/],
+    [["add"], /missing required argument 'table'/],
+    [["add", "x", "--vectors", "both"], /--vectors.*Allowed choices are table, column/],
+    [["add", "x", "--text", "a", "--columns", "b"], /--text and --columns exclude each other/],
     [["dev", "--port", "65536"], /--port.* from 0 to 65535/],
     [["status", "--db-url", "mysql://u:hidden@localhost/x"], /not a connection string/],
   ];
