@@ -94,7 +94,7 @@ export function addBackfill(program: Command): void {
       `
 The batch lane goes on at the provider when this command ends: the same command again collects what it brought.
 
-Examples:
+Example:
   npm run -s reembed -- backfill --collection course_content --version 2
   npm run -s reembed -- backfill --collection course_content --version 2 --lane batch`,
     )
@@ -106,7 +106,7 @@ async function backfill(options: Options): Promise<void> {
   if (options.batch !== undefined && options.batch > most) {
     throw new ReembedError(
       "invalid_request",
-      `--batch is ${options.batch}: in the ${options.lane} lane it must be between 1 and ${most}`,
+      `--batch is ${options.batch}: in the ${options.lane} lane it must be a whole number from 1 to ${most}`,
       "Give a smaller one.",
     );
   }

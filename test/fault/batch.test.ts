@@ -642,7 +642,7 @@ describePostgres("the batch lane", () => {
     );
     expect(sync).toMatchObject({
       code: 2,
-      stderr: expect.stringContaining("in the sync lane it must be between 1 and 2048"),
+      stderr: expect.stringContaining("in the sync lane it must be a whole number from 1 to 2048"),
     });
     await db.query("select reembed.add_space('hash', 'words-and-ngrams', 384)");
     await db.query("select reembed.set_space('course_content', 1, 'hash/words-and-ngrams@384')");
