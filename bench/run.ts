@@ -7,6 +7,7 @@ import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
 import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
+import { interference } from "./interference.ts";
 import { lag } from "./lag.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
 import { memory } from "./memory.ts";
@@ -21,6 +22,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   status,
   memory,
   lag,
+  interference,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;

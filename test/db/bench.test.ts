@@ -35,6 +35,16 @@ describePostgres("npm run bench", () => {
     ["status", "1000", ["milliseconds that status takes"]],
     ["lag", "1000", ["ticks that 95 of 100 edits wait at most"]],
     ["memory", "1000", ["megabytes that the worker holds at most"]],
+    [
+      "interference",
+      "2000",
+      [
+        "p95 of a search beside 500 rows a second, relative to alone",
+        "p95 of a search beside a backfill flat out, relative to alone",
+        "p95 of a one-row write beside a backfill flat out, relative to alone",
+        "milliseconds of the longest one-row write",
+      ],
+    ],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",
