@@ -19,6 +19,8 @@ import { asRole, connect, createDatabase, describePostgres, type TestDatabase } 
 import { runTap, tapFailures } from "../support/tap.ts";
 
 const LARGE = Number(process.env.REEMBED_ADD_ROWS ?? 11_000);
+/** A thousand rows take a second or two to be loaded and indexed, longer beside other tests. */
+const TIME_OUT_MS = 120_000 + LARGE * 10;
 const OLD = "external/my-model@768";
 const NEW = "hash/words-and-ngrams@256";
 
@@ -341,91 +343,95 @@ interface Added {
 }
 
 describePostgres("reembed add", () => {
-  test.each(CASES)("$what", async (given) => {
-    const { collection } = given;
-    const database = await createDatabase({ defaults: given.defaults ?? "old" });
-    if (given.admin !== undefined) {
-      const admin = await connect(database.adminUrl);
-      await admin.query(given.admin);
-      await admin.end();
-    }
-    const client = await connect(database.url);
-    await client.query(given.setup);
-    const before = await schemaDump(database.adminUrl);
-    const project = join(folder, collection);
-    await mkdir(join(project, "supabase/migrations"), { recursive: true });
+  test.each(CASES)(
+    "$what",
+    async (given) => {
+      const { collection } = given;
+      const database = await createDatabase({ defaults: given.defaults ?? "old" });
+      if (given.admin !== undefined) {
+        const admin = await connect(database.adminUrl);
+        await admin.query(given.admin);
+        await admin.end();
+      }
+      const client = await connect(database.url);
+      await client.query(given.setup);
+      const before = await schemaDump(database.adminUrl);
+      const project = join(folder, collection);
+      await mkdir(join(project, "supabase/migrations"), { recursive: true });
 
-    const { code, answer, stderr } = await runJson([
-      ...["add", given.table, "--project", project, "--db-url", database.url],
-      ...given.args,
-    ]);
-    expect({ code, answer }, stderr).toMatchObject({ code: 0, answer: { collection, rows: given.rows } });
-    const { files, versions } = answer as unknown as Added;
-    const read = (path: string) => readFile(join(project, path), "utf8");
-    const passes = async () =>
-      expect(tapFailures(await runTap(database.url, await read(files.test)))).toEqual([]);
-    // Nothing was applied yet.
-    expect(await schemaDump(database.adminUrl)).toBe(before);
+      const { code, answer, stderr } = await runJson([
+        ...["add", given.table, "--project", project, "--db-url", database.url],
+        ...given.args,
+      ]);
+      expect({ code, answer }, stderr).toMatchObject({ code: 0, answer: { collection, rows: given.rows } });
+      const { files, versions } = answer as unknown as Added;
+      const read = (path: string) => readFile(join(project, path), "utf8");
+      const passes = async () =>
+        expect(tapFailures(await runTap(database.url, await read(files.test)))).toEqual([]);
+      // Nothing was applied yet.
+      expect(await schemaDump(database.adminUrl)).toBe(before);
 
-    await client.query(`begin; ${await read(files.migration)}; commit`);
-    await passes();
-    const placed = versions.at(-1);
-    const own = placed?.table === versions[0]?.table && versions.length > 1 ? "column" : undefined;
-    expect(own ?? (placed?.table.includes("_embeddings_v") ? "table" : "column")).toBe(given.placement);
-    const commands = (answer.next as string[]).join("\n");
-    if (commands.includes("reembed adopt")) {
-      // Edited since the triggers stand, so its vector is an older text's.
-      await client.query(given.edit);
-      await runJson(["adopt", "--collection", collection, "--db-url", database.url]);
-    }
-    const edited = commands.includes("reembed adopt") ? 1 : 0;
-    if (given.adopted !== undefined) {
-      const { rows } = await client.query(
-        `select count(*)::int as records, coalesce(sum(tokens), 0)::int as tokens,
+      await client.query(`begin; ${await read(files.migration)}; commit`);
+      await passes();
+      const placed = versions.at(-1);
+      const own = placed?.table === versions[0]?.table && versions.length > 1 ? "column" : undefined;
+      expect(own ?? (placed?.table.includes("_embeddings_v") ? "table" : "column")).toBe(given.placement);
+      const commands = (answer.next as string[]).join("\n");
+      if (commands.includes("reembed adopt")) {
+        // Edited since the triggers stand, so its vector is an older text's.
+        await client.query(given.edit);
+        await runJson(["adopt", "--collection", collection, "--db-url", database.url]);
+      }
+      const edited = commands.includes("reembed adopt") ? 1 : 0;
+      if (given.adopted !== undefined) {
+        const { rows } = await client.query(
+          `select count(*)::int as records, coalesce(sum(tokens), 0)::int as tokens,
                 (select count(*)::int from reembed.jobs j where j.version_id = (reembed.version_numbered($1, 1)).id) as jobs
            from reembed.records r where r.version_id = (reembed.version_numbered($1, 1)).id`,
-        [collection],
-      );
-      expect(rows).toEqual([
-        { records: given.adopted - edited, tokens: 0, jobs: given.rows - given.adopted + edited },
+          [collection],
+        );
+        expect(rows).toEqual([
+          { records: given.adopted - edited, tokens: 0, jobs: given.rows - given.adopted + edited },
+        ]);
+      }
+
+      const version = versions.length;
+      if (version === 2) {
+        const db = await openDatabase(database.url, 1);
+        await buildIndex(db, { collection, version: 1 });
+        await db.close();
+      }
+      const loaded = await runJson([
+        ...["backfill", "--collection", collection, "--version", String(version), "--db-url", database.url],
       ]);
-    }
-
-    const version = versions.length;
-    if (version === 2) {
-      const db = await openDatabase(database.url, 1);
-      await buildIndex(db, { collection, version: 1 });
-      await db.close();
-    }
-    const loaded = await runJson([
-      ...["backfill", "--collection", collection, "--version", String(version), "--db-url", database.url],
-    ]);
-    expect(loaded, loaded.stderr).toMatchObject({
-      code: 0,
-      answer: { state: "ready", pending: 0, failed: 0 },
-    });
-    if (given.edit !== "") expect((await client.query(given.edit)).rowCount).toBe(1);
-    if (version === 2) {
-      await client.query("select reembed.cutover($1, 2, reason => 'a test', force => true)", [collection]);
-    }
-    const worked = await runJson([
-      ...["backfill", "--collection", collection, "--version", String(version), "--db-url", database.url],
-    ]);
-    expect(worked, worked.stderr).toMatchObject({ code: 0, answer: { pending: 0 } });
-    const { rows } = await client.query<{ rows: number; problems: unknown }>(
-      `select (select count(*)::int from reembed.records r where r.version_id = (reembed.version_numbered($1, $2)).id and r.skipped is null) as rows,
+      expect(loaded, loaded.stderr).toMatchObject({
+        code: 0,
+        answer: { state: "ready", pending: 0, failed: 0 },
+      });
+      if (given.edit !== "") expect((await client.query(given.edit)).rowCount).toBe(1);
+      if (version === 2) {
+        await client.query("select reembed.cutover($1, 2, reason => 'a test', force => true)", [collection]);
+      }
+      const worked = await runJson([
+        ...["backfill", "--collection", collection, "--version", String(version), "--db-url", database.url],
+      ]);
+      expect(worked, worked.stderr).toMatchObject({ code: 0, answer: { pending: 0 } });
+      const { rows } = await client.query<{ rows: number; problems: unknown }>(
+        `select (select count(*)::int from reembed.records r where r.version_id = (reembed.version_numbered($1, $2)).id and r.skipped is null) as rows,
               (select jsonb_agg(v) from reembed.violations() v where v.collection = $1) as problems`,
-      [collection, version],
-    );
-    expect(rows).toEqual([{ rows: given.rows, problems: null }]);
-    await passes();
-    await given.after?.(client);
+        [collection, version],
+      );
+      expect(rows).toEqual([{ rows: given.rows, problems: null }]);
+      await passes();
+      await given.after?.(client);
 
-    await client.query(`begin; ${await read(files.down)}; commit`);
-    expect(await schemaDump(database.adminUrl)).toBe(before);
-    await client.end();
-    await database.drop();
-  });
+      await client.query(`begin; ${await read(files.down)}; commit`);
+      expect(await schemaDump(database.adminUrl)).toBe(before);
+      await client.end();
+      await database.drop();
+    },
+    TIME_OUT_MS,
+  );
 });
 
 describePostgres("reembed add refuses", () => {

@@ -16,6 +16,20 @@ export interface AddedFiles {
  * @throws ReembedError `invalid_request` when it holds no supabase/config.toml and no supabase/migrations
  */
 export async function nameFiles(project: string, collection: string, now: Date): Promise<AddedFiles> {
+  const version = await nextVersion(project, now);
+  return {
+    migration: `supabase/migrations/${version}_add_${collection}.sql`,
+    test: `supabase/tests/${collection}.test.sql`,
+    down: `supabase/down/${version}_add_${collection}.sql`,
+  };
+}
+
+/**
+ * The number of a migration that comes after every other one of the project.
+ * @param project the folder that holds supabase/
+ * @throws ReembedError `invalid_request` when it holds no supabase/config.toml and no supabase/migrations
+ */
+export async function nextVersion(project: string, now: Date): Promise<string> {
   const root = join(resolve(project), "supabase");
   const migrations = await readdir(join(root, "migrations")).catch(() => undefined);
   const configured = await readFile(join(root, "config.toml")).then(
@@ -32,12 +46,7 @@ export async function nameFiles(project: string, collection: string, now: Date):
   const last = (migrations ?? [])
     .map((name) => /^(\d{1,18})_.+\.sql$/.exec(name)?.[1] ?? "")
     .reduce((latest, version) => (BigInt(version || 0) > BigInt(latest || 0) ? version : latest), "");
-  const version = versionAfter(last, now);
-  return {
-    migration: `supabase/migrations/${version}_add_${collection}.sql`,
-    test: `supabase/tests/${collection}.test.sql`,
-    down: `supabase/down/${version}_add_${collection}.sql`,
-  };
+  return versionAfter(last, now);
 }
 
 /** The time as migrations write it, or the number after the last one where that is later. */
