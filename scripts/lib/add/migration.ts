@@ -248,7 +248,7 @@ function dropNewIndexes(vectorTable: string, vectorColumn: string, known: readon
     "  for built in select i.indexrelid::regclass as name from pg_catalog.pg_index i",
     "      join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam",
     "      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]",
-    `     where i.indrelid = ${literal(vectorTable)}::regclass and a.attname = ${literal(vectorColumn)} and m.amname = 'hnsw'`,
+    `     where i.indrelid = pg_catalog.to_regclass(${literal(vectorTable)}) and a.attname = ${literal(vectorColumn)} and m.amname = 'hnsw'`,
     `       and x.relname <> all (${nameArray(known)}::name[]) loop`,
     "    execute pg_catalog.format('drop index %s', built.name);",
     "  end loop;",
