@@ -5,6 +5,7 @@
 import { parseArgs } from "node:util";
 import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
+import { edge } from "./edge.ts";
 import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
 import { interference } from "./interference.ts";
@@ -21,6 +22,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   hybrid,
   status,
   memory,
+  edge,
   lag,
   interference,
 };

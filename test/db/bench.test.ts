@@ -45,6 +45,7 @@ describePostgres("npm run bench", () => {
         "milliseconds of the longest one-row write",
       ],
     ],
+    ["edge", "100", ["seconds of CPU for 100 rows", "seconds of CPU for the dearest request"]],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",

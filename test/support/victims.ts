@@ -1,11 +1,10 @@
 /** Workers whose process can be killed in the middle of whatever it does: the command line, and the edge function in its Deno. */
-import { execFile } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { startStack } from "../../scripts/stack/index.ts";
 import { startCli } from "./cli.ts";
+import { denoPid } from "./deno-process.ts";
 
 export interface Victim {
   /** Sends SIGKILL; resolves when the process is gone. Throws when it had ended before. */
@@ -82,18 +81,4 @@ export async function startEdgeVictim(databaseUrl: string, openai: Provider): Pr
       await rm(stateDirectory, { recursive: true, force: true });
     },
   };
-}
-
-/** The one process of edge functions that this process has started. */
-async function denoPid(): Promise<number> {
-  const { stdout } = await promisify(execFile)("ps", ["-A", "-o", "pid=,ppid=,args="]);
-  const pids = stdout
-    .split("\n")
-    .map((line) => /^\s*(\d+)\s+(\d+)\s+.*\/stack\/dispatcher\.ts\s/.exec(line))
-    .filter((match) => Number(match?.[2]) === process.pid)
-    .map((match) => Number(match?.[1]));
-  const [pid] = pids;
-  if (pid === undefined || pids.length > 1)
-    throw new Error(`${pids.length} processes of functions, instead of one`);
-  return pid;
 }
