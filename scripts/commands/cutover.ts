@@ -9,8 +9,8 @@ import {
   versionNumber,
   withDatabaseOptions,
 } from "../lib/options.ts";
-import { createOutput } from "../lib/output.ts";
-import { switchVersion } from "../lib/switch.ts";
+import { createOutput, failureOf } from "../lib/output.ts";
+import { describeOutlook, readOutlook, switchVersion } from "../lib/switch.ts";
 import { chooseCollection } from "../lib/targets.ts";
 
 interface Options extends DatabaseOptions {
@@ -22,10 +22,12 @@ interface Options extends DatabaseOptions {
 
 export function addCutover(program: Command): void {
   withDatabaseOptions(program.command("cutover"))
-    .description("Makes a version the active one; searches follow at once. The one left stays maintained.")
+    .description(
+      "Makes a version the active one when its gates let it pass; searches follow at once. The one left stays maintained.",
+    )
     .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
     .requiredOption("--version <number>", "the version", versionNumber)
-    .option("--force", "also when it is not ready; needs --reason", false)
+    .option("--force", "also when a gate holds; needs --reason", false)
     .option("--reason <text>", "why; it is written into the events", textUpTo(500))
     .addHelpText(
       "after",
@@ -43,12 +45,22 @@ export function addCutover(program: Command): void {
       const out = createOutput(options.json);
       await withDatabase(options, async (db) => {
         const collection = await chooseCollection(db, options.collection);
-        await switchVersion(db, out, "select reembed.cutover($1, $2, reason => $3, force => $4) as answer", [
-          collection,
-          version,
-          reason ?? null,
-          force,
-        ]);
+        const outlook = await readOutlook(db, collection, version);
+        for (const line of describeOutlook(outlook)) out.say(line);
+        try {
+          await switchVersion(
+            db,
+            out,
+            "select reembed.cutover($1, $2, reason => $3, force => $4) as answer",
+            [collection, version, reason ?? null, force],
+          );
+        } catch (error) {
+          const { code, message, hint, exitCode } = failureOf(error, "reembed cutover");
+          if (!out.json || code !== "refused") throw error;
+          // With the gates, so that a program need not ask for them again.
+          out.result({ error: { code, message, hint }, gates: outlook.gates });
+          process.exitCode = exitCode;
+        }
       });
     });
 }

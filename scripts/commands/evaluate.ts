@@ -74,7 +74,7 @@ export function addEvaluate(program: Command): void {
 Queries come from --queries, else from the query log where it is on and not empty, else from rows.
 Queries are embedded through both versions' providers and cost what queries cost.
 
-Examples:
+Example:
   npm run -s reembed -- evaluate --collection course_content --html verdict.html
   npm run -s reembed -- evaluate --collection course_content --queries judged.jsonl --json`,
     )

@@ -7,6 +7,7 @@ import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
 import { addEstimate } from "../commands/estimate.ts";
 import { addEvaluate } from "../commands/evaluate.ts";
+import { addFinalize } from "../commands/finalize.ts";
 import { addIndex } from "../commands/index.ts";
 import { addIngest } from "../commands/ingest.ts";
 import { addInit } from "../commands/init.ts";
@@ -35,6 +36,7 @@ const COMMANDS = [
   addEvaluate,
   addCutover,
   addRollback,
+  addFinalize,
   addPause,
   addResume,
   addRetry,

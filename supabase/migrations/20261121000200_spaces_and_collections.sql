@@ -294,7 +294,8 @@ begin
 end
 $$;
 comment on function reembed.check_version() is 'Trigger: a version''s column, width and input function must exist and fit its space (RE008).';
-create trigger versions_check before insert or update on reembed.versions for each row execute function reembed.check_version();
+-- What a finalized version pointed at may be gone.
+create trigger versions_check before insert or update on reembed.versions for each row when (new.state <> 'retired') execute function reembed.check_version();
 
 create function reembed.add_collection(
   name text, source_table regclass, public_columns name[], filter_columns name[] default '{}', key_columns name[] default null

@@ -454,6 +454,9 @@ begin
     if not found then
       raise exception using errcode = 'RE006', message = format('version_id %s is unknown', complete_vectors.version_id), hint = 'Pass the version_id that the claim returned.';
     end if;
+    if v.state = 'retired' then
+      return reembed.outcomes(0, '{}', row_ids, '{}', '{}', '{}');
+    end if;
     select * into strict c from reembed.collections x where x.id = v.collection_id;
     in_source := reembed.stands_in_source(v);
     if v.space_id <> complete_vectors.space_id then

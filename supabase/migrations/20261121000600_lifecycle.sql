@@ -1,7 +1,111 @@
--- The life of a version: added, loaded, indexed, ready, made active, left and returned to.
--- Makes: add_version, set_space, start_loading, finish_enqueueing, advance, cutover, rollback.
--- Risks: start_loading takes share row exclusive on the collection's table for a moment, under lock_timeout with retry; cutover and
--- rollback change one row and append one event.
+-- The states of a version and what moves it from one to the next: added, loaded, indexed, ready; and how its loading is given up.
+-- Makes: reembed.transitions, state_of, transition, add_version, set_space, start_loading, finish_enqueueing, advance, stop_maintaining, abandon, sweep.
+-- Risks: start_loading takes share row exclusive on the collection's table for a moment, and abandon access exclusive, both under lock_timeout
+-- with retry: a queued lock request would hold up every search that comes after it.
+--
+-- Stored are the states that decide what is done with a version. Two are not, so that switching stays one row and one event: which version is
+-- live is collections.active_version, and standby is a ready version that was active since it became ready. state_of tells.
+
+create table reembed.transitions (
+  from_state text check (from_state in ('prepared', 'loading', 'indexing', 'ready', 'standby')),
+  to_state text not null check (to_state in ('prepared', 'loading', 'indexing', 'ready', 'standby', 'retired')),
+  action text not null,
+  event text not null,
+  meaning text not null,
+  unique nulls not distinct (from_state, action, to_state)
+);
+comment on table reembed.transitions is
+  'Every step that the state of a version can take: the function that takes it (action), the kind of event it leaves, and the fact it stands for. What is not here is refused. from_state null: there was no such version.';
+alter table reembed.transitions enable row level security;
+insert into reembed.transitions (from_state, to_state, action, event, meaning) values
+  (null, 'prepared', 'add_version', 'add', 'it is registered and has its match RPC'),
+  ('prepared', 'loading', 'start_loading', 'load', 'its triggers stand: every edit is kept current from now on'),
+  ('loading', 'indexing', 'advance', 'indexing', 'no backfill job is left'),
+  ('indexing', 'ready', 'advance', 'ready', 'its index stands'),
+  ('indexing', 'loading', 'advance', 'loading', 'there are backfill jobs again'),
+  ('ready', 'loading', 'advance', 'loading', 'there are backfill jobs again'),
+  ('standby', 'loading', 'advance', 'loading', 'there are backfill jobs again'),
+  ('ready', 'indexing', 'advance', 'indexing', 'its index is gone'),
+  ('standby', 'indexing', 'advance', 'indexing', 'its index is gone'),
+  ('loading', 'prepared', 'abandon', 'abandon', 'its loading is given up; what it bought stays stored'),
+  ('indexing', 'prepared', 'abandon', 'abandon', 'its loading is given up; what it bought stays stored'),
+  ('ready', 'prepared', 'abandon', 'abandon', 'its loading is given up; what it bought stays stored'),
+  ('loading', 'loading', 'cutover', 'cutover', 'it is made active by force'),
+  ('indexing', 'indexing', 'cutover', 'cutover', 'it is made active by force'),
+  ('ready', 'ready', 'cutover', 'cutover', 'it is made active'),
+  ('standby', 'ready', 'cutover', 'cutover', 'it is made active again'),
+  ('standby', 'ready', 'rollback', 'rollback', 'it is made active again'),
+  ('ready', 'standby', 'cutover', 'cutover', 'it was active and is left'),
+  ('ready', 'standby', 'rollback', 'rollback', 'it was active and is left'),
+  ('prepared', 'retired', 'finalize', 'finalize', 'it is given up'),
+  ('loading', 'retired', 'finalize', 'finalize', 'it is given up'),
+  ('indexing', 'retired', 'finalize', 'finalize', 'it is given up'),
+  ('ready', 'retired', 'finalize', 'finalize', 'it is given up'),
+  ('standby', 'retired', 'finalize', 'finalize', 'the way back to it is given up');
+
+create function reembed.state_of(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select case when v.state = 'ready' and v.id <> c.active_version and exists (
+           select from reembed.events e
+            where e.collection = c.name and e.kind in ('cutover', 'rollback') and (e.detail ->> 'from')::int = v.number
+              and e.id > coalesce((select max(r.id) from reembed.events r where r.collection = c.name and r.kind = 'ready' and r.version = v.number), 0))
+         then 'standby' else v.state end
+    from reembed.collections c where c.id = v.collection_id
+$$;
+comment on function reembed.state_of(reembed.versions) is
+  'The state of a version: the stored one, or standby for a ready version that has been active since it became ready and is not now.';
+
+create function reembed.allowed_from(state text) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select coalesce('Possible now: ' || string_agg(distinct t.action, ', ' order by t.action) || '.', 'It was finalized: add a new version.')
+    from reembed.transitions t where t.from_state = allowed_from.state
+$$;
+comment on function reembed.allowed_from(text) is 'What may be done with a version in this state, as a sentence for a hint.';
+
+create function reembed.transition(version_id int, action text, to_state text, actor text default null, reason text default null, detail jsonb default '{}') returns reembed.versions
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v reembed.versions;
+  collection_name text;
+  state_here text;
+  t reembed.transitions;
+begin
+  select * into strict v from reembed.versions x where x.id = transition.version_id for no key update;
+  select c.name into strict collection_name from reembed.collections c where c.id = v.collection_id;
+  state_here := reembed.state_of(v);
+  select * into t from reembed.transitions x
+   where x.from_state = state_here and x.action = transition.action and x.to_state = transition.to_state;
+  if not found then
+    perform reembed.refuse_step(v, transition.action);
+  end if;
+  -- What is given up or retired is not kept current; what is loaded again is enqueued anew.
+  update reembed.versions x
+     set state = transition.to_state, maintained = transition.to_state not in ('prepared', 'retired'),
+         enqueued_at = case when transition.to_state in ('prepared', 'retired') then null else x.enqueued_at end
+   where x.id = v.id returning * into v;
+  insert into reembed.events (kind, collection, version, actor, reason, detail)
+  values (t.event, collection_name, v.number, coalesce(transition.actor, session_user), coalesce(transition.reason, t.meaning), transition.detail);
+  return v;
+end
+$$;
+comment on function reembed.transition(int, text, text, text, text, jsonb) is
+  'The one place that moves a version''s stored state: checks the step against reembed.transitions, writes it with maintained and an event, returns the version. The caller sees to the triggers. RE007, RE010: no such step from here.';
+
+create function reembed.refuse_step(v reembed.versions, action text, why text default null) returns void
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  collection_name constant text := (select c.name from reembed.collections c where c.id = v.collection_id);
+  state constant text := reembed.state_of(v);
+begin
+  if state = 'retired' then
+    raise exception using errcode = 'RE010', message = format('version %s of collection %s was finalized', v.number, collection_name), hint = 'Add a new version.';
+  end if;
+  raise exception using errcode = 'RE007',
+    message = format('version %s of %s: %s is not possible, %s', v.number, collection_name, action, coalesce(why, 'its state is ' || state)),
+    hint = reembed.allowed_from(state);
+end
+$$;
+comment on function reembed.refuse_step(reembed.versions, text, text) is 'Refuses a step of a version: RE010 when it was finalized, else RE007 with what may be done now in the hint.';
 
 create function reembed.add_version(
   collection text, space_id text, vector_column name, input_function text,
@@ -70,29 +174,29 @@ $$;
 comment on function reembed.set_space(text, int, text) is
   'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
-create function reembed.start_loading(collection text, version int) returns void
+create function reembed.start_loading(collection text, version int, actor text default null, reason text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
-  v constant reembed.versions := reembed.version_numbered(collection, version);
+  v reembed.versions := reembed.version_numbered(collection, version);
   c constant reembed.collections := reembed.collection_named(collection);
 begin
-  if v.state = 'retired' then
-    raise exception using errcode = 'RE010', message = format('version %s of collection %s was finalized', v.number, c.name), hint = 'Add a new version.';
-  end if;
   if v.maintained then
     return;
+  end if;
+  if v.state <> 'prepared' then
+    perform reembed.refuse_step(v, 'start_loading');
   end if;
   for attempt in 1..20 loop
     begin
       -- Short waits (lock_timeout above) with pauses between: a queued lock request would hold up every search that comes after it.
       execute format('lock table %s in share row exclusive mode', c.source_table);
       execute format('lock table %s in share row exclusive mode', v.vector_table);
-      update reembed.versions x set maintained = true, state = 'loading' where x.id = v.id and not x.maintained;
-      if not found then
+      select * into strict v from reembed.versions x where x.id = v.id for no key update;
+      if v.maintained then
         return;
       end if;
-      perform reembed.create_triggers((select x from reembed.versions x where x.id = v.id));
-      insert into reembed.events (kind, collection, version) values ('load', c.name, v.number);
+      v := reembed.transition(v.id, 'start_loading', 'loading', start_loading.actor, start_loading.reason);
+      perform reembed.create_triggers(v);
       return;
     exception when lock_not_available then
       perform pg_sleep(0.05 * attempt);
@@ -102,8 +206,8 @@ begin
     hint = 'Nothing was changed. See pg_stat_activity for who holds it, then run the same again.';
 end
 $$;
-comment on function reembed.start_loading(text, int) is
-  'Makes a version maintained: registry row and triggers in one transaction. Existing rows are enqueued after it commits (enqueue_missing, then finish_enqueueing). Does nothing when it is maintained already. RE009: the table stayed locked for ten seconds.';
+comment on function reembed.start_loading(text, int, text, text) is
+  'Makes a version maintained: registry row and triggers in one transaction. Existing rows are enqueued after it commits (enqueue_missing, then finish_enqueueing). Does nothing when it is maintained already. RE009: the table stayed locked for ten seconds; RE010: it was finalized.';
 
 create function reembed.finish_enqueueing(collection text, version int) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -115,108 +219,122 @@ end
 $$;
 comment on function reembed.finish_enqueueing(text, int) is 'Notes that all rows that existed before the version was maintained are enqueued: law 2 counts it from now on.';
 
-create function reembed.advance(collection text, version int) returns text
+create function reembed.advance(collection text, version int, actor text default null) returns text
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions := reembed.version_numbered(collection, version);
+  next_state text;
 begin
-  if v.state = 'loading' and v.enqueued_at is not null and reembed.pending(v) = 0 then
-    update reembed.versions x set state = 'indexing' where x.id = v.id returning * into v;
-    insert into reembed.events (kind, collection, version) values ('indexing', advance.collection, v.number);
-  end if;
-  if v.state = 'indexing' and reembed.has_index(v) then
-    update reembed.versions x set state = 'ready' where x.id = v.id returning * into v;
-    insert into reembed.events (kind, collection, version) values ('ready', advance.collection, v.number);
-  end if;
+  loop
+    -- Under the row's lock, so that of two who look at once one moves it; only where there is something to do.
+    next_state := reembed.next_state(v);
+    exit when next_state is null;
+    select * into strict v from reembed.versions x where x.id = v.id for no key update;
+    next_state := reembed.next_state(v);
+    exit when next_state is null;
+    v := reembed.transition(v.id, 'advance', next_state, advance.actor);
+  end loop;
   return v.state;
 end
 $$;
-comment on function reembed.advance(text, int) is
-  'Moves a version on as far as the facts allow and returns its state: loading -> indexing when no backfill job is left, indexing -> ready when its index stands.';
+comment on function reembed.advance(text, int, text) is
+  'Moves a version to where the facts say it stands and returns its state: loading -> indexing when no backfill job is left, indexing -> ready when its index stands, and back when there are backfill jobs again or the index is gone.';
 
-create function reembed.switch_to(c reembed.collections, target reembed.versions, kind text, actor text, reason text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  left_number constant int := (select v.number from reembed.versions v where v.id = c.active_version);
-begin
-  update reembed.collections x set active_version = target.id where x.id = c.id;
-  insert into reembed.events (kind, collection, version, actor, reason, detail)
-  values (switch_to.kind, c.name, target.number, coalesce(switch_to.actor, session_user), switch_to.reason, jsonb_build_object('from', left_number));
-  return jsonb_build_object('collection', c.name, 'from', left_number, 'to', target.number,
-    'stale', (select count(*) from reembed.jobs j where j.version_id = target.id));
-end
+create function reembed.next_state(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select case
+    when v.state = 'loading' and v.enqueued_at is not null and reembed.pending(v) = 0 then 'indexing'
+    when v.state in ('indexing', 'ready') and reembed.pending(v) > 0 then 'loading'
+    when v.state = 'indexing' and reembed.has_index(v) then 'ready'
+    when v.state = 'ready' and not reembed.has_index(v) then 'indexing'
+  end
 $$;
-comment on function reembed.switch_to(reembed.collections, reembed.versions, text, text, text) is 'The switch itself: one row and one event.';
+comment on function reembed.next_state(reembed.versions) is 'The state that a version would advance to by the facts; null where it stands right.';
 
-create function reembed.locked_collection(collection text) returns reembed.collections
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
+create function reembed.stop_maintaining(version_id int, action text, to_state text, actor text, reason text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
-  c reembed.collections := reembed.collection_named(collection);
+  v reembed.versions;
+  part record;
 begin
-  select * into strict c from reembed.collections x where x.id = c.id for no key update;
-  return c;
-exception when lock_not_available then
-  raise exception using errcode = 'RE009', message = format('another switch of %s is under way', collection), hint = 'Nothing was changed. Look at reembed.events, then decide again.';
-end
-$$;
-comment on function reembed.locked_collection(text) is 'The collection''s row, locked for a switch. RE005: unknown; RE009: somebody else is switching it.';
-
-create function reembed.cutover(collection text, version int, reason text default null, force boolean default false, actor text default null) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  c constant reembed.collections := reembed.locked_collection(collection);
-  v constant reembed.versions := reembed.version_numbered(collection, version);
-  obstacle text;
-begin
-  obstacle := case
-    when v.state = 'retired' then 'it was finalized'
-    when v.id = c.active_version then 'it is active already'
-    when not v.maintained then 'it is not maintained: start loading it first'
-    when v.enqueued_at is null then 'its existing rows are not all enqueued yet'
-  end;
-  -- What --force cannot overrule stands above, what it can below.
-  if obstacle is null and not coalesce(force, false) then
-    obstacle := case
-      when reembed.pending(v) > 0 then format('%s of its backfill jobs are not done', reembed.pending(v))
-      when v.state <> 'ready' then format('its state is %s, not ready', v.state)
+  select * into strict v from reembed.versions x where x.id = stop_maintaining.version_id;
+  for attempt in 1..20 loop
+    begin
+      -- The tables in the order of start_loading and complete. Dropping a trigger needs this lock; a table that was dropped is not waited for.
+      for part in select x.oid::regclass as name from pg_catalog.pg_class x join reembed.collections c on c.id = v.collection_id
+                   where x.oid in (c.source_table, v.vector_table) order by x.oid <> c.source_table loop
+        execute format('lock table %s in access exclusive mode', part.name);
+      end loop;
+      v := reembed.transition(v.id, stop_maintaining.action, stop_maintaining.to_state, stop_maintaining.actor, stop_maintaining.reason);
+      -- Vectors of before are then no longer those of the present texts.
+      update reembed.versions x set adopts = false where x.id = v.id and x.adopts;
+      for part in select p.oid::regprocedure as signature from pg_catalog.pg_proc p
+                   where p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id) loop
+        -- With the triggers that call it, which are nobody else's.
+        execute format('drop function %s cascade', part.signature);
+      end loop;
+      perform reembed.sweep(10000);
+      return;
+    exception when lock_not_available then
+      perform pg_sleep(0.05 * attempt);
     end;
-  end if;
-  if obstacle is not null then
-    raise exception using errcode = 'RE007', message = format('version %s of %s cannot be made active: %s', v.number, c.name, obstacle),
-      hint = 'reembed status shows where it stands.';
-  end if;
-  if coalesce(force, false) and coalesce(reason, '') = '' then
-    raise exception using errcode = 'RE004', message = 'reason is empty: a forced cutover says why', hint = 'Pass a reason; it is written into reembed.events.';
-  end if;
-  return reembed.switch_to(c, v, 'cutover', actor, reason);
+  end loop;
+  raise exception using errcode = 'RE009',
+    message = format('%s is locked by a long transaction: the triggers of version %s could not be taken away', (select c.source_table from reembed.collections c where c.id = v.collection_id), v.number),
+    hint = 'Nothing was changed. See pg_stat_activity for who holds it, then run the same again.';
 end
 $$;
-comment on function reembed.cutover(text, int, text, boolean, text) is
-  'Makes a version the active one: one row and one event. Returns { collection, from, to, stale }. The version left stays maintained. RE007: not ready (force with a reason overrules unfinished loading); RE009: somebody else is switching.';
+comment on function reembed.stop_maintaining(int, text, text, text, text) is
+  'Takes a version''s triggers away and moves its state, in one transaction, for abandon and finalize. RE009: a table stayed locked for ten seconds, nothing was changed.';
 
-create function reembed.rollback(collection text, reason text default null, actor text default null) returns jsonb
+create function reembed.abandon(collection text, version int, reason text default null, actor text default null) returns text
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  c constant reembed.collections := reembed.locked_collection(collection);
-  here constant int := (select v.number from reembed.versions v where v.id = c.active_version);
-  back reembed.versions;
+  v constant reembed.versions := reembed.version_numbered(collection, version);
 begin
-  select v.* into back from reembed.events e
-    join reembed.versions v on v.collection_id = c.id and v.number = (e.detail ->> 'from')::int
-   where e.collection = c.name and e.kind = 'cutover' and e.version = here
-   order by e.id desc limit 1;
-  if not found then
-    raise exception using errcode = 'RE007', message = format('version %s of %s was not cut over to: there is nothing to roll back', here, c.name),
-      hint = 'Use cutover to choose a version.';
+  if v.id = (reembed.collection_named(collection)).active_version then
+    perform reembed.refuse_step(v, 'abandon', 'it is the active version');
   end if;
-  if back.state = 'retired' or not back.maintained then
-    raise exception using errcode = 'RE007', message = format('version %s of %s is no longer maintained: its vectors are not current', back.number, c.name),
-      hint = 'Add a version in its space and load it.';
+  if not exists (select from reembed.transitions t where t.from_state = reembed.state_of(v) and t.action = 'abandon') then
+    perform reembed.refuse_step(v, 'abandon');
   end if;
-  return reembed.switch_to(c, back, 'rollback', actor, reason);
+  perform reembed.stop_maintaining(v.id, 'abandon', 'prepared', abandon.actor, abandon.reason);
+  return 'prepared';
 end
 $$;
-comment on function reembed.rollback(text, text, text) is
-  'Makes active again the version that the last cutover left. Returns { collection, from, to, stale: jobs that version still has, 0 normally }. RE007: there is no way back.';
+comment on function reembed.abandon(text, int, text, text) is
+  'Gives up a version that is not active: it is prepared again, edits no longer reach it, its jobs go. Its vectors and records stay, so that loading it again buys only what has changed. RE007: it is active, in standby, or was never loaded; RE010: it was finalized.';
+
+create function reembed.sweep(max_rows int default 10000) returns bigint
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v reembed.versions;
+  found_ids text[];
+  swept bigint := 0;
+begin
+  perform reembed.check_range('max_rows', max_rows, 1, 1000000);
+  -- The version's row is held, so that none is loaded again meanwhile, whose new jobs would be taken for old ones.
+  for v in select x.* from reembed.versions x
+            where not x.maintained
+              and (exists (select from reembed.jobs j where j.version_id = x.id)
+                   or x.state = 'retired' and exists (select from reembed.records r where r.version_id = x.id))
+            order by x.id for share skip locked loop
+    select coalesce(array_agg(g.row_id), '{}') into found_ids from (
+      select j.row_id from reembed.jobs j where j.version_id = v.id order by j.row_id limit max_rows - swept for update skip locked) g;
+    delete from reembed.jobs j where j.version_id = v.id and j.row_id = any (found_ids);
+    swept := swept + cardinality(found_ids);
+    if v.state = 'retired' then
+      select coalesce(array_agg(g.row_id), '{}') into found_ids from (
+        select r.row_id from reembed.records r where r.version_id = v.id order by r.row_id limit max_rows - swept for update skip locked) g;
+      delete from reembed.records r where r.version_id = v.id and r.row_id = any (found_ids);
+      swept := swept + cardinality(found_ids);
+    end if;
+    exit when swept >= max_rows;
+  end loop;
+  return swept;
+end
+$$;
+comment on function reembed.sweep(int) is
+  'Removes at most max_rows jobs of versions that are not maintained and records of finalized ones, a part at a time so that it holds nothing for long. Returns how many.';
 
 revoke execute on all functions in schema reembed from public;

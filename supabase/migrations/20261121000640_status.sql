@@ -104,7 +104,7 @@ begin
     select count(*) into recorded from reembed.records r where r.version_id = v.id;
   end if;
   return jsonb_build_object(
-    'version', v.number, 'space', v.space_id, 'state', v.state, 'active', v.id = c.active_version, 'maintained', v.maintained,
+    'version', v.number, 'space', v.space_id, 'state', reembed.state_of(v), 'active', v.id = c.active_version, 'maintained', v.maintained,
     'current', greatest(0, case when is_lawful then row_total - jobs else recorded - jobs + reembed.first_jobs(v.id) end),
     'coverage', case when not v.maintained or not reembed.is_intact(v) then 0 when row_total = 0 then 1
                      else least(1, recorded::double precision / row_total) end,

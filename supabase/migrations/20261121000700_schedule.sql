@@ -121,6 +121,8 @@ declare
   url constant text := reembed.secret('functions_url');
   key constant text := reembed.secret('backfill_key');
 begin
+  -- What abandoned and finalized versions left, a part at each tick.
+  perform reembed.sweep(5000);
   if not reembed.work_is_due() then
     return 'idle';
   end if;

@@ -1,6 +1,6 @@
 -- The life of a version: added, given a space, loaded, indexed, made active, left and returned to; and what refuses each step.
 begin;
-select plan(75);
+select plan(105);
 
 create function pg_temp.error_of(statement text) returns text language plpgsql as $$
 declare
@@ -52,10 +52,10 @@ select is(pg_temp.error_of($$ select embedding_route(null) $$), 'RE005: collecti
 select is(pg_temp.error_of($$ select embedding_route('course_content', 9) $$), 'RE006: collection course_content has no version 9', 'an unknown version');
 select matches(pg_temp.error_of(format('select reembed.%s', call)), '^RE005: collection .nowhere. is unknown', call)
   from unnest(array['add_version(''nowhere'', ''x'', ''y'', ''z'')', 'set_space(''nowhere'', 1, ''x'')', 'start_loading(''nowhere'', 1)', 'finish_enqueueing(''nowhere'', 1)',
-                    'advance(''nowhere'', 1)', 'cutover(''nowhere'', 1)', 'rollback(''nowhere'')', 'index_sql(''nowhere'', 1)', 'reconcile(''nowhere'')']) call;
+                    'advance(''nowhere'', 1)', 'abandon(''nowhere'', 1)', 'gates(''nowhere'', 1)', 'set_gates(''nowhere'')', 'upkeep(''nowhere'', 1)', 'finalize(''nowhere'', 1)', 'finalize_sql(''nowhere'', 1)', 'cutover(''nowhere'', 1)', 'rollback(''nowhere'')', 'index_sql(''nowhere'', 1)', 'reconcile(''nowhere'')']) call;
 select matches(pg_temp.error_of(format('select reembed.%s', call)), '^RE006: collection course_content has no version', call)
   from unnest(array['set_space(''course_content'', 7, ''x'')', 'start_loading(''course_content'', 7)', 'finish_enqueueing(''course_content'', 0)', 'advance(''course_content'', null)',
-                    'cutover(''course_content'', 7)', 'index_sql(''course_content'', 7)']) call;
+                    'abandon(''course_content'', 7)', 'gates(''course_content'', 7)', 'upkeep(''course_content'', 7)', 'finalize(''course_content'', 7)', 'finalize_sql(''course_content'', 7)', 'cutover(''course_content'', 7)', 'index_sql(''course_content'', 7)']) call;
 
 -- A space, before there is a record ------------------------------------------------------------------------------------------------------
 
@@ -91,16 +91,20 @@ select is(reembed.enqueue_missing(2) ->> 'enqueued', '3', 'its rows are enqueued
 select reembed.finish_enqueueing('course_content', 2);
 select is(reembed.advance('course_content', 2), 'loading', 'it loads while there are jobs');
 select is(embedding_route('course_content', 2) ->> 'coverage', '0', 'and covers nothing yet');
-select is(pg_temp.error_of($$ select reembed.cutover('course_content', 2) $$), 'RE007: version 2 of course_content cannot be made active: 3 of its backfill jobs are not done', 'a cutover waits for the jobs');
+select matches(pg_temp.error_of($$ select reembed.cutover('course_content', 2) $$), '^RE007: version 2 of course_content cannot be made active: its state is loading, not ready; 3 of its backfill jobs are not done; no evaluation compares v2 with v1', 'a cutover waits for the jobs');
 select is(pg_temp.error_of($$ select reembed.cutover('course_content', 2, force => true) $$), 'RE004: reason is empty: a forced cutover says why', 'force asks for a reason');
 select is(pg_temp.error_of($$ select reembed.cutover('course_content', 2, '', true) $$), 'RE004: reason is empty: a forced cutover says why', 'that is not empty');
-select is(reembed.cutover('course_content', 2, 'a drill', true, 'tester'), '{"collection": "course_content", "from": 1, "to": 2, "stale": 3}'::jsonb, 'with a reason it may be made active early');
+select is(reembed.cutover('course_content', 2, 'a drill', true, 'tester') - 'gates' - 'left' - 'oldest_seconds', '{"collection": "course_content", "from": 1, "to": 2, "stale": 3, "forced": true}'::jsonb, 'with a reason it may be made active early');
+select is((select detail - 'gates' from reembed.events where kind = 'cutover'), '{"from": 1, "forced": true}'::jsonb, 'which is written down');
+select is((select string_agg(g ->> 'gate', ', ' order by n) from reembed.events, jsonb_array_elements(detail -> 'gates') with ordinality x(g, n) where kind = 'cutover' and not (g ->> 'passes')::boolean),
+          'state, backfill, evaluation, index_recall, index_used, ndcg_drop', 'with the gates that it overruled');
+select is((select state from reembed.versions where id = 2), 'loading', 'though it is loading still');
 select is(reembed.rollback('course_content', 'the drill is over') ->> 'to', '1', 'and left again');
 
 select is(pg_temp.work(2), 3, 'a worker loads it');
 drop index course_content_embedding_1536_hnsw;
 select is(reembed.advance('course_content', 2), 'indexing', 'then it needs its index');
-select is(pg_temp.error_of($$ select reembed.cutover('course_content', 2) $$), 'RE007: version 2 of course_content cannot be made active: its state is indexing, not ready', 'for which a cutover waits');
+select matches(pg_temp.error_of($$ select reembed.cutover('course_content', 2) $$), '^RE007: version 2 of course_content cannot be made active: its state is indexing, not ready; ', 'for which a cutover waits');
 select matches(reembed.index_sql('course_content', 2), '^create index concurrently if not exists course_content_embedding_1536_hnsw on .*using hnsw', 'whose statement is told');
 do $$ begin execute reembed.index_sql('course_content', 2, build_concurrently => false); end $$;
 select is(reembed.advance('course_content', 2), 'ready', 'with it the version is ready');
@@ -108,24 +112,41 @@ select ok(not embedding_route('course_content', 2) ? 'coverage', 'and wholly cov
 
 -- Cutover and rollback -------------------------------------------------------------------------------------------------------------------
 
-select is(reembed.cutover('course_content', 2, 'better answers', actor => 'tester'), '{"collection": "course_content", "from": 1, "to": 2, "stale": 0}'::jsonb, 'a cutover says from where to where');
+select matches(pg_temp.error_of($$ select reembed.cutover('course_content', 2) $$), '^RE007: version 2 of course_content cannot be made active: no evaluation compares v2 with v1', 'a cutover asks for an evaluation');
+select reembed.store_evaluation('course_content', 1, 2, queries => 5, judged => false, source => 'file', metrics => '{}');
+select is((select string_agg(g ->> 'gate', ', ') from jsonb_array_elements(reembed.gates('course_content', 2)) g where not (g ->> 'passes')::boolean), null, 'with one all gates let it pass');
+select is(reembed.cutover('course_content', 2, 'better answers', actor => 'tester') - 'gates' - 'left', '{"collection": "course_content", "from": 1, "to": 2, "stale": 0, "oldest_seconds": null, "forced": false}'::jsonb, 'a cutover says from where to where');
+select is(reembed.state_of(reembed.version_numbered('course_content', 1)), 'standby', 'what was left stands by');
 select is(embedding_route('course_content') ->> 'function', 'match_course_content_v2', 'the route follows at once');
 select is(embedding_route('course_content', 1) ->> 'active', 'false', 'the old version is not active');
 select ok((select maintained from reembed.versions where id = 1), 'but maintained');
 update public.course_content set content = 'Edited after the cutover' where title = 'Section 1';
 select is((select count(*)::int from reembed.jobs where row_id ~ '1$'), 2, 'an edit reaches both versions');
-select is(reembed.rollback('course_content', 'worse answers'), '{"collection": "course_content", "from": 2, "to": 1, "stale": 1}'::jsonb, 'a rollback says what is stale where it goes');
+select is(reembed.rollback('course_content', 'worse answers') - 'left' - 'oldest_seconds', '{"collection": "course_content", "from": 2, "to": 1, "stale": 1}'::jsonb, 'a rollback says what is stale where it goes');
+select is(reembed.state_of(reembed.version_numbered('course_content', 2)), 'standby', 'and now the other stands by');
 select is(embedding_route('course_content') ->> 'function', 'match_course_content', 'the route is back');
 select matches(pg_temp.error_of($$ select reembed.rollback('course_content') $$), '^RE007: version 1 of course_content was not cut over to', 'from there is no further way back');
 select lives_ok($$ select reembed.cutover('course_content', 2) $$, 'another cutover is one statement');
-update reembed.versions set state = 'retired', maintained = false where id = 1;
-select is(pg_temp.error_of($$ select reembed.rollback('course_content') $$), 'RE007: version 1 of course_content is no longer maintained: its vectors are not current', 'no way leads back to a finalized version');
+select matches(pg_temp.error_of($$ select reembed.finalize('course_content', 2) $$), '^RE007: version 2 of course_content: finalize is not possible, it is the active version', 'the active version is not finalized');
+select matches(pg_temp.error_of($$ select reembed.finalize_sql('course_content', 2) $$), '^RE007: version 2 of course_content: finalize is not possible, it is the active version', 'nor is that written down');
+select matches(pg_temp.error_of($$ select reembed.abandon('course_content', 2) $$), '^RE007: version 2 of course_content: abandon is not possible, it is the active version', 'nor is it given up');
+select is(pg_temp.error_of($$ select reembed.abandon('course_content', 1) $$), 'RE007: version 1 of course_content: abandon is not possible, its state is standby', 'nor is the way back, but by finalize');
+select reembed.finalize('course_content', 1, 'moved', 'tester');
+select ok((select state = 'retired' and not maintained from reembed.versions where id = 1), 'a finalized version is retired');
+select is((select count(*)::int from pg_trigger where tgrelid = 'public.course_content'::regclass and tgname ~ '^reembed_1_'), 0, 'without triggers');
+select is((select count(*)::int from reembed.jobs where version_id = 1) + (select count(*)::int from reembed.records where version_id = 1), 0, 'jobs and records');
+select is_empty($$ select * from reembed.violations() $$, 'and the other is whole');
+select is(pg_temp.error_of($$ select reembed.finalize('course_content', 1) $$), 'RE010: version 1 of collection course_content was finalized', 'finalizing is done once');
+select is(pg_temp.error_of($$ select reembed.abandon('course_content', 1) $$), 'RE010: version 1 of collection course_content was finalized', 'and nothing is to be given up any more');
+select is(pg_temp.error_of($$ select reembed.transition(1, 'start_loading', 'loading') $$), 'RE010: version 1 of collection course_content was finalized', 'no step leads out of it');
+select is(pg_temp.error_of($$ select reembed.transition(2, 'start_loading', 'loading') $$), 'RE007: version 2 of course_content: start_loading is not possible, its state is ready', 'and none leads where the table has none');
+select is(pg_temp.error_of($$ select reembed.rollback('course_content') $$), 'RE007: version 1 of course_content was finalized: there is no way back to it', 'no way leads back to a finalized version');
 select is(pg_temp.error_of($$ select embedding_route('course_content', 1) $$), 'RE010: version 1 of collection course_content was finalized', 'and no route to it');
 select is(pg_temp.error_of($$ select reembed.start_loading('course_content', 1) $$), 'RE010: version 1 of collection course_content was finalized', 'nor is it loaded again');
 select is(pg_temp.error_of($$ select reembed.cutover('course_content', 1) $$), 'RE007: version 1 of course_content cannot be made active: it was finalized', 'nor made active');
 
 select is(pg_temp.kinds(),
-          'add 1, add 2, lexical, load 1, adopt 1, indexing 1, ready 1, set_space 2, set_space 2, load 2, cutover 2, rollback 1, indexing 2, ready 2, cutover 2, rollback 1, cutover 2',
+          'add 1, add 2, lexical, load 1, adopt 1, indexing 1, ready 1, set_space 2, set_space 2, load 2, cutover 2, rollback 1, indexing 2, ready 2, cutover 2, rollback 1, cutover 2, finalize 1',
           'the events tell the whole story');
 select results_eq($$ select actor, reason from reembed.events where kind in ('cutover', 'rollback') order by id $$,
                   $$ values ('tester', 'a drill'), ('postgres', 'the drill is over'), ('tester', 'better answers'), ('postgres', 'worse answers'), ('postgres', null) $$, 'with who and why');

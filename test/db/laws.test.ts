@@ -543,7 +543,7 @@ describePostgres("the laws", () => {
     });
 
     test.each([
-      { statement: `select reembed.cutover('switched', 2, 'better')`, from: "1", to: "2" },
+      { statement: `select reembed.cutover('switched', 2, 'better', force => true)`, from: "1", to: "2" },
       { statement: `select reembed.rollback('switched', 'worse')`, from: "2", to: "1" },
     ])("$statement", async ({ statement, from, to }) => {
       const before = await app.query(`select max(id) as last from reembed.events`);

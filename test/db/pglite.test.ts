@@ -102,7 +102,11 @@ test("rows are inserted, embedded, searched, moved to a new version, switched, e
   expect(await one("reembed.advance('notes', 2)")).toBe("ready");
   expect((await match(V2, "third"))[0]).toBe("third");
 
-  expect(await one("reembed.cutover('notes', 2)")).toMatchObject({ from: V1, to: V2, stale: 0 });
+  expect(await one("reembed.cutover('notes', 2, 'a test', force => true)")).toMatchObject({
+    from: V1,
+    to: V2,
+    stale: 0,
+  });
   expect(await activeVersion()).toBe(V2);
 
   await db.query("update public.notes set title = 'first, edited' where title = 'first'");

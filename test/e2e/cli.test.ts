@@ -39,6 +39,7 @@ describe("without a database", () => {
     "evaluate",
     "cutover",
     "rollback",
+    "finalize",
     "pause",
     "resume",
     "retry",
@@ -204,7 +205,9 @@ describePostgres("on PostgreSQL", () => {
     });
     const early = await run(["cutover", "--collection", "course_content", "--version", "2"]);
     expect(early.code).toBe(1);
-    expect(early.stderr).toMatch(/^error: .*backfill jobs are not done\nhint: .+\n$/);
+    expect(early.stderr).toMatch(
+      /^error: .*backfill jobs are not done; .*no evaluation compares v2 with v1.*\nhint: .+\n$/,
+    );
     const partial = await run(["search", "resolving a conflict", "--version", "2"]);
     expect(partial.stdout).toMatch(/still loading: it has \d+(\.\d)? % of the rows/);
 
@@ -225,7 +228,7 @@ describePostgres("on PostgreSQL", () => {
       answer: { ended: "done", done: 0, requests: 0 },
     });
 
-    const there = await json(["cutover", "--version", "2"]);
+    const there = await json(["cutover", "--version", "2", "--force", "--reason", "nothing to judge it by"]);
     expect(there).toMatchObject({
       code: 0,
       answer: { from: 1, to: 2, stale: 0, milliseconds: expect.any(Number) },
@@ -265,7 +268,7 @@ describePostgres("on PostgreSQL", () => {
           {
             version: 2,
             active: false,
-            state: "ready",
+            state: "standby",
             current: totals.sections,
             coverage: 1,
             pending: 0,
@@ -724,7 +727,10 @@ test("on the embedded database, while its stack runs", async () => {
       code: 0,
       answer: { state: "ready", pending: 0 },
     });
-    expect(await runJson(["cutover", "--version", "2"], env)).toMatchObject({ code: 0, answer: { to: 2 } });
+    expect(await runJson(["cutover", "--version", "2", "--force", "--reason", "a test"], env)).toMatchObject({
+      code: 0,
+      answer: { to: 2 },
+    });
     const { answer } = await runJson(["search", "resolving conflicts", "--count", "2"], env);
     expect(answer).toMatchObject({
       version: 2,

@@ -238,7 +238,7 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
     });
 
     test("the very next search follows a cutover and a rollback; a named version stays", async () => {
-      await db.query("select reembed.cutover('course_content', 2)");
+      await db.query("select reembed.cutover('course_content', 2, 'a test', force => true)");
       expect(await search(anonymous(), "zebra stripes", { match_count: 1 })).toMatchObject({
         version: 2,
         space: "openai/text-embedding-3-small@1536",
