@@ -60,7 +60,7 @@ export async function readOutlook(db: Database, collection: string, version: num
 export function describeOutlook({ gates, active }: Outlook): string[] {
   const rows = gates.map(({ gate: name, figure, bound, passes, why }) => [
     name,
-    figure === null ? "-" : String(figure),
+    figure === null ? "-" : typeof figure === "number" ? String(Number(figure.toFixed(4))) : String(figure),
     String(bound),
     passes ? "passes" : "holds",
     why,
