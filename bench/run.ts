@@ -12,6 +12,7 @@ import { interference } from "./interference.ts";
 import { lag } from "./lag.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
 import { memory } from "./memory.ts";
+import { move } from "./move.ts";
 import { status } from "./status.ts";
 import { storm } from "./storm.ts";
 
@@ -25,6 +26,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   edge,
   lag,
   interference,
+  move,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;

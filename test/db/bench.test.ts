@@ -46,6 +46,7 @@ describePostgres("npm run bench", () => {
       ],
     ],
     ["edge", "100", ["seconds of CPU for 100 rows", "seconds of CPU for the dearest request"]],
+    ["move", "200", ["times as fast as index first, row by row"]],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",
