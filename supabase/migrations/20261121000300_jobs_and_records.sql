@@ -374,12 +374,14 @@ begin
       into free using row_ids;
   end if;
   begin
-    -- In a later snapshot than the locks: a row that was edited since the triggers stand has a job, and its vector is an older text's.
+    -- In a later snapshot than the locks: a row that was edited since the triggers stand has a job, and its vector is an older text's. Looked up a
+    -- row at a time (offset 0): statistics that are older than the vectors take them for nulls, and the plan of a join for that reads all rows once for each.
     execute format(
         'with taken as (
            insert into reembed.records as r (version_id, row_id, content_hash, space_id)
-           select $1, g.row_id, %s, $2 from unnest($3) g(row_id) join %s on %s
-            where %s is not null and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = g.row_id)
+           select $1, g.row_id, x.hash, $2 from unnest($3) g(row_id)
+            cross join lateral (select %s as hash from %s where %s and %s is not null
+                                   and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = g.row_id offset 0) offset 0) x
            on conflict do nothing returning row_id)
          select coalesce(array_agg(row_id), ''{}'') from taken',
         reembed.input_hash(v, 't'), reembed.rows_of(v), reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_of(v))
@@ -399,7 +401,7 @@ comment on function reembed.adopt_rows(reembed.versions, text[]) is
   'Writes the records of those rows that have a vector and no job: it is taken as the embedding of the present text, and nothing is bought. The caller holds the rows. Returns which.';
 
 create function reembed.enqueue_missing(version_id int, after_row text default null, max_rows int default 2000) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v reembed.versions;
   c reembed.collections;
@@ -423,10 +425,13 @@ begin
     return jsonb_build_object('enqueued', 0, 'busy', '[]'::jsonb, 'last', null);
   end if;
   begin
+    -- The jobs and the records by their keys, a row at a time (offset 0): as joins they are planned by statistics that cannot know how many a
+    -- version has by now, and then each chunk reads them all.
     execute format(
-        'select coalesce(array_agg(%1$s), ''{}'') from %2$s left join reembed.records r on r.version_id = $1 and r.row_id = %1$s
+        'select coalesce(array_agg(%1$s), ''{}'') from %2$s
+           left join lateral (select * from reembed.records x where x.version_id = $1 and x.row_id = %1$s offset 0) r on true
           where %3$s and %4$s and not %5$s
-            and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = %1$s)',
+            and not exists (select from reembed.jobs j where j.version_id = $1 and j.row_id = %1$s offset 0)',
         reembed.key_of(c.key_columns, 't'), reembed.rows_of(v),
         case when after_row is null then 'true' else reembed.key_after(c, 't', '$2', '>') end, reembed.key_after(c, 't', '$3', '<='),
         reembed.current_condition(v, reembed.input_hash(v, 't')))
@@ -434,7 +439,7 @@ begin
   exception when others then
     -- The input of one of them cannot be made. A claim finds out which, and settles for nothing those that are current.
     select coalesce(array_agg(u.k), '{}') into missing from unnest(chunk) u(k)
-     where not exists (select from reembed.jobs j where j.version_id = v.id and j.row_id = u.k);
+     where not exists (select from reembed.jobs j where j.version_id = v.id and j.row_id = u.k offset 0);
   end;
   -- A row that another transaction is writing is left for later: waiting for its lock while holding others' would deadlock with the app.
   execute format('select coalesce(array_agg(row_id), ''{}''), coalesce(array_agg(place), ''{}'')
@@ -449,14 +454,14 @@ begin
   begin
     insert into reembed.jobs as j (version_id, row_id, priority, run_at)
     select v.id, m.row_id, 1, reembed.backfill_turn(m.place) from unnest(locked, places) m(row_id, place)
-     where m.row_id <> all (adopted) order by m.row_id
+     where m.row_id not in (select unnest(adopted)) order by m.row_id
     on conflict do nothing;
     get diagnostics queued = row_count;
   exception when lock_not_available then
     locked := array[]::text[];
   end;
   return jsonb_build_object('enqueued', queued,
-    'busy', (select coalesce(jsonb_agg(m.row_id), '[]'::jsonb) from unnest(missing) m(row_id) where m.row_id <> all (locked || adopted)),
+    'busy', (select coalesce(jsonb_agg(m.row_id), '[]'::jsonb) from unnest(missing) m(row_id) where m.row_id not in (select unnest(locked || adopted))),
     'last', case when cardinality(chunk) < max_rows then null else chunk_end end);
 end
 $$;
@@ -504,9 +509,11 @@ begin
       reembed.key_of(c.key_columns, 't'), reembed.input_hash(v, 't'), reembed.rows_of(v), reembed.vector_of(v))
     using v.id, v.space_id;
   get diagnostics adopted = row_count;
-  execute format('delete from reembed.jobs j using reembed.records r, %s
-                   where j.version_id = $1 and r.version_id = $1 and r.row_id = j.row_id and j.row_id = %s and %s',
-      reembed.rows_of(v), reembed.key_of(c.key_columns, 't'), reembed.current_condition(v, reembed.input_hash(v, 't')))
+  execute format('delete from reembed.jobs j using (
+                    select %1$s as row_id from %2$s left join lateral (select * from reembed.records x where x.version_id = $1 and x.row_id = %1$s offset 0) r on true
+                     where %3$s offset 0) k
+                   where j.version_id = $1 and j.row_id = k.row_id',
+      reembed.key_of(c.key_columns, 't'), reembed.rows_of(v), reembed.current_condition(v, reembed.input_hash(v, 't')))
     using v.id;
   insert into reembed.events (kind, collection, version, detail)
   values ('adopt', c.name, v.number, jsonb_build_object('rows', adopted, 'space', v.space_id));
@@ -585,8 +592,7 @@ begin
       execute format('select coalesce(array_agg(row_id), ''{}'') from (
                         select o.row_id from reembed.%I o where o.version_id = $1 and not exists (select from %s t where %s) for update skip locked) x',
           state_table, c.source_table, reembed.key_match(c, c.key_columns, 't', 'o.row_id')) into locked using v.id;
-      execute format('delete from reembed.%I o using unnest($2) l(row_id)
-                       where o.version_id = $1 and o.row_id = l.row_id and not exists (select from %s t where %s)',
+      execute format('delete from reembed.%I o where o.version_id = $1 and o.row_id = any ($2) and not exists (select from %s t where %s)',
           state_table, c.source_table, reembed.key_match(c, c.key_columns, 't', 'o.row_id')) using v.id, locked;
       get diagnostics removed = row_count;
       orphans := orphans + removed;
