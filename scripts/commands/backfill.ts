@@ -5,6 +5,8 @@ import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
 import { createQueue } from "../../supabase/functions/_shared/queue.ts";
+import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
+import { workingBy } from "../../supabase/functions/_shared/worker.ts";
 import { openBatchStore } from "../lib/batch-store.ts";
 import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
@@ -74,7 +76,7 @@ export function addBackfill(program: Command): void {
     )
     .option(
       "--batch <rows>",
-      "rows in one provider request, 1 to 2048, default 500; in the batch lane rows in one batch, to 50000",
+      "rows in one provider request, 1 to 2048, default OPENAI_EMBEDDING_BATCH_SIZE or 500; in the batch lane rows in one batch, to 50000",
       wholeNumber(1, 50_000),
     )
     .option(
@@ -258,6 +260,7 @@ async function embedAll(
   const show = (handled: number) => progress.update(handled, total(handled), cost);
   show(0);
   const pace = paceOn(workers, signal, options.rate);
+  const byEnvironment = workingBy(readSwitches(process.env));
   try {
     return await workOff(
       {
@@ -268,7 +271,11 @@ async function embedAll(
             {
               collection,
               version: version.version,
-              batch: options.lane === "sync" ? (options.batch ?? BATCH.sync.usual) : BATCH.sync.usual,
+              ...byEnvironment,
+              batch:
+                (options.lane === "sync" ? options.batch : undefined) ??
+                byEnvironment.batch ??
+                BATCH.sync.usual,
               limit,
               lanes: LANES,
               budgetMs: SLICE_MS,

@@ -1,6 +1,7 @@
 /** `reembed dev` and `npm run dev`: the local stack, until Ctrl-C. */
 import { once } from "node:events";
 import type { Command } from "commander";
+import { switchesIn } from "../../supabase/functions/_shared/switches.ts";
 import { openDatabase } from "../lib/connection.ts";
 import { type OfflineSpace, useHashSpaces } from "../lib/offline-spaces.ts";
 import { type OutputOptions, wholeNumber, withOutputOptions } from "../lib/options.ts";
@@ -25,7 +26,7 @@ export function addDev(program: Command): void {
       "after",
       `
 The database is PGlite in the folder .reembed, or the PostgreSQL of DATABASE_URL; migrations are applied at the start.
-OPENAI_API_KEY and OPENAI_BASE_URL reach the functions when they are set.
+OPENAI_API_KEY, OPENAI_BASE_URL and the switches (USE_VECTOR_1536, ...) reach the functions when they are set.
 
 Example:
   npm run dev -- --port 54321`,
@@ -45,6 +46,7 @@ async function dev(options: Options): Promise<void> {
         port: options.port,
         allowRemote: options.allowRemote,
         openai: { apiKey: OPENAI_API_KEY, baseUrl: OPENAI_BASE_URL },
+        switches: switchesIn(process.env),
         onLog: out.note,
         ...(DATABASE_URL && { database: { url: DATABASE_URL } }),
       });

@@ -7,6 +7,7 @@ import {
   type SearchAnswer,
   search,
 } from "../../supabase/functions/_shared/search.ts";
+import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
 import { withDatabase } from "../lib/database.ts";
 import {
   collectionName,
@@ -56,7 +57,13 @@ export function addSearch(program: Command): void {
       const out = createOutput(options.json);
       await withDatabase(options, async (db) => {
         const answer = await search(
-          { caller: db.rpc, service: db.rpc, embedderFor: embeddersFrom(process.env), callerHash: null },
+          {
+            caller: db.rpc,
+            service: db.rpc,
+            embedderFor: embeddersFrom(process.env),
+            callerHash: null,
+            switches: readSwitches(process.env),
+          },
           {
             collection: await chooseCollection(db, options.collection),
             query,

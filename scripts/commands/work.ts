@@ -3,6 +3,8 @@ import type { Command } from "commander";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { type ErrorCode, ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { Pace } from "../../supabase/functions/_shared/pace.ts";
+import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
+import { workingBy } from "../../supabase/functions/_shared/worker.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { LANES, paceOn, work } from "../lib/move.ts";
@@ -64,6 +66,7 @@ async function rounds(
   signal: AbortSignal,
 ): Promise<void> {
   const embedderFor = embeddersFrom(process.env);
+  const byEnvironment = workingBy(readSwitches(process.env));
   const pace = paceOn(db, signal, rate);
   const say = createLog(out);
   out.note("working; Ctrl-C stops it");
@@ -72,7 +75,8 @@ async function rounds(
     try {
       for (const version of await listVersions(db, { maintained: true })) {
         if (signal.aborted) break;
-        busy = (await oneSlice(db, version, { embedderFor, totals, pace, say, signal })) || busy;
+        busy =
+          (await oneSlice(db, version, { embedderFor, byEnvironment, totals, pace, say, signal })) || busy;
       }
     } catch (error) {
       if (!(error instanceof ReembedError && PASSING.has(error.code))) throw error;
@@ -84,6 +88,7 @@ async function rounds(
 
 interface Worker {
   readonly embedderFor: (space: Space) => Embedder;
+  readonly byEnvironment: ReturnType<typeof workingBy>;
   readonly totals: Totals;
   readonly pace: Pace;
   readonly say: Log;
@@ -94,7 +99,7 @@ interface Worker {
 async function oneSlice(
   db: Database,
   { collection, version, space }: VersionEntry,
-  { embedderFor, totals, pace, say, signal }: Worker,
+  { embedderFor, byEnvironment, totals, pace, say, signal }: Worker,
 ): Promise<boolean> {
   const name = `${collection} v${version}`;
   try {
@@ -105,7 +110,7 @@ async function oneSlice(
     say(name, `${name} is left to another worker: ${error.message}`);
     return false;
   }
-  const slice = { collection, version, lanes: LANES, budgetMs: SLICE_MS, signal };
+  const slice = { collection, version, lanes: LANES, budgetMs: SLICE_MS, signal, ...byEnvironment };
   const report = await work(db, embedderFor, slice, pace);
   add(totals, report);
   say(name, report.error === null ? null : `${name}: ${report.error}`);

@@ -18,6 +18,8 @@ export interface FunctionsOptions {
   readonly stackUrl: string;
   readonly keys: StackKeys;
   readonly openai: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
+  /** The environment's switches (switches.ts), by name. */
+  readonly switches?: Readonly<Record<string, string>> | undefined;
   /** Receives each line that a function prints. */
   readonly onLog: (line: string) => void;
 }
@@ -154,6 +156,7 @@ function environment(options: FunctionsOptions): Record<string, string> {
     SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secretKey, backfill: keys.backfillKey }),
     ...(openai.apiKey && { OPENAI_API_KEY: openai.apiKey }),
     ...(openai.baseUrl && { OPENAI_BASE_URL: openai.baseUrl }),
+    ...options.switches,
   };
 }
 

@@ -35,6 +35,8 @@ export interface StackOptions {
   readonly functionsDirectory?: string;
   /** For the functions' provider; nothing else of the caller's environment reaches them. */
   readonly openai?: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
+  /** The environment's switches for the functions, by name. */
+  readonly switches?: Readonly<Record<string, string>>;
   /** How often the backfill function is woken where pg_cron is not installed. Default: 5,000. */
   readonly tickMs?: number;
   /** Receives what functions print, and failures, a line each. Default: dropped. */
@@ -82,6 +84,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       stackUrl: url,
       keys,
       openai: options.openai ?? {},
+      switches: options.switches,
       onLog,
     });
     const stopFunctions = async () => (await starting.catch(() => undefined))?.stop();

@@ -23,7 +23,7 @@ function sources(extension: string): string[] {
 const firstGroups = (text: string, pattern: RegExp): string[] =>
   [...text.matchAll(pattern)].map(([, found = ""]) => found);
 
-/** By property of an object called env, by name, by destructuring, or declared as the functions' environment. */
+/** By property of an object called env, by name, by destructuring, or declared as the functions' environment or as a switch. */
 function readByTypeScript(path: string): string[] {
   const text = read(path);
   const destructured = firstGroups(text, /\{([^{}]*)\}(?: = process\.env|: Environment)\b/g);
@@ -31,7 +31,7 @@ function readByTypeScript(path: string): string[] {
     ...firstGroups(text, /\benv\.([A-Za-z]+_\w+|[A-Z]+)\b/g),
     ...firstGroups(text, /\benv(?:\.get\(|\[)["'](\w+)["']/g),
     ...destructured.flatMap((list) => list.split(",").map((name) => name.split(":", 1)[0]?.trim() ?? "")),
-    ...(path.endsWith("_shared/env.ts") ? firstGroups(text, /^ {2}([A-Z][A-Z_]+):/gm) : []),
+    ...(/_shared\/(env|switches)\.ts$/.test(path) ? firstGroups(text, /^ {2}([A-Z][A-Z0-9_]+):/gm) : []),
   ];
 }
 
@@ -48,14 +48,14 @@ test(".env.example names every variable that is read, and no other", () => {
     ...[...sources(".sh"), ".ci/run"].flatMap(readByBash),
   ];
   const used = new Set(found.filter((name) => name !== "" && !SET_BY_OTHERS.has(name)));
-  const named = firstGroups(read(".env.example"), /^# ([A-Z][A-Z_]+)=/gm);
+  const named = firstGroups(read(".env.example"), /^# ([A-Z][A-Z0-9_]+)=/gm);
   expect(named.toSorted()).toEqual([...used].sort());
 });
 
 test(".env.example says in one line above each variable what it is for, and sets none", () => {
   const lines = read(".env.example").split("\n");
   for (const [index, line] of lines.entries()) {
-    if (/^# [A-Z_]+=/.test(line)) expect(lines[index - 1]).toMatch(/^# [A-Z0-9].{20,}[.)]$/);
+    if (/^# [A-Z0-9_]+=/.test(line)) expect(lines[index - 1]).toMatch(/^# [A-Z0-9].{20,}[.)]$/);
   }
   expect(lines.filter((line) => line !== "" && !line.startsWith("#"))).toEqual([]);
 });

@@ -1,5 +1,6 @@
 /** The environment of the edge functions, read once and reported whole: a missing or malformed name, never a value. */
 import { z } from "zod";
+import { SWITCHES } from "./switches.ts";
 
 const keyMap = z.string().transform((text, context) => {
   try {
@@ -21,6 +22,7 @@ const schema = z.object({
   SUPABASE_SECRET_KEYS: keyMap.refine((keys) => Object.keys(keys).length > 0, "must hold at least one key"),
   OPENAI_API_KEY: optional,
   OPENAI_BASE_URL: optional.pipe(z.url().optional()),
+  ...SWITCHES,
 });
 
 export type Env = z.output<typeof schema>;

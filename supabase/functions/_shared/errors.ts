@@ -20,6 +20,7 @@ export const ERRORS = {
   busy: { status: 409, meaning: "a lock was not to be had in time; nothing was changed" },
   rate_limited: { status: 429, meaning: "the caller searches by text more often than its rate allows" },
   budget_spent: { status: 429, meaning: "the budget for embedding queries is spent" },
+  environment_conflict: { status: 503, meaning: "an environment variable contradicts the database" },
   provider_rejected: { status: 502, meaning: "the provider refused the account or the request" },
   provider_bad_answer: { status: 502, meaning: "the provider answered with vectors that cannot be used" },
   provider_unavailable: {

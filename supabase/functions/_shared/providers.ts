@@ -5,23 +5,50 @@ import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
 import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
+import { checkModel, type Switches } from "./switches.ts";
 
 /** What the environment offers: read once at the door, handed in here. */
 export interface ProviderConfig {
   readonly openai?:
-    | { readonly apiKey?: string | undefined; readonly baseURL?: string | undefined }
+    | {
+        readonly apiKey?: string | undefined;
+        readonly baseURL?: string | undefined;
+        /** The model that the environment names; a space of another one is refused. */
+        readonly model?: string | undefined;
+        /** For one request; without it the provider's own. */
+        readonly timeoutMs?: number | undefined;
+      }
     | undefined;
   readonly supabaseAi?: SupabaseAi | undefined;
 }
 
+/** How the provider openai is reached, as an environment's variables say. */
+export function openAIFrom(
+  env: { readonly OPENAI_API_KEY?: string | undefined; readonly OPENAI_BASE_URL?: string | undefined },
+  switches: Pick<Switches, "OPENAI_EMBEDDING_MODEL" | "EMBEDDING_TIMEOUT">,
+): NonNullable<ProviderConfig["openai"]> {
+  const seconds = switches.EMBEDDING_TIMEOUT;
+  return {
+    apiKey: env.OPENAI_API_KEY,
+    baseURL: env.OPENAI_BASE_URL,
+    model: switches.OPENAI_EMBEDDING_MODEL,
+    timeoutMs: seconds === undefined ? undefined : Math.round(seconds * 1_000),
+  };
+}
+
 /**
  * The Embedder of a space, by the space's provider: `openai`, `hash` or `supabase`.
- * @throws ReembedError `provider_unavailable` when the provider is not configured, is `external` (its vectors are brought from elsewhere), or is unknown.
+ * @throws ReembedError `provider_unavailable` when the provider is not configured, is `external` (its vectors are brought from elsewhere), or is unknown;
+ * `environment_conflict` when the environment names another model
  */
 export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
   switch (space.provider) {
     case "openai":
-      return createOpenAIEmbedder({ space, ...readOpenAIConfig(space, config) });
+      return createOpenAIEmbedder({
+        space,
+        ...readOpenAIConfig(space, config),
+        ...(config.openai?.timeoutMs === undefined ? {} : { timeoutMs: config.openai.timeoutMs }),
+      });
     case "hash":
       if (space.model !== HASH_MODEL) {
         throw unavailable(
@@ -50,7 +77,7 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
 
 /**
  * The batch interface of a space's provider.
- * @throws ReembedError `provider_unavailable` when the provider has none, or is not configured.
+ * @throws ReembedError `provider_unavailable` when the provider has none, or is not configured; `environment_conflict` as for createEmbedder
  */
 export function createBatchProvider(space: Space, config: ProviderConfig): BatchProvider {
   if (space.provider !== "openai") {
@@ -65,6 +92,7 @@ export function createBatchProvider(space: Space, config: ProviderConfig): Batch
 
 /** Refuses at once what would otherwise look like a broken connection at each request. */
 function readOpenAIConfig(space: Space, { openai }: ProviderConfig) {
+  checkModel(openai?.model, space);
   const apiKey = openai?.apiKey?.trim() ?? "";
   if (apiKey === "") {
     throw unavailable(

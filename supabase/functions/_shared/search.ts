@@ -7,6 +7,7 @@ import type { Space } from "./embedder.ts";
 import { type ErrorCode, ReembedError } from "./errors.ts";
 import { type EmbeddedQuery, embedQuery, normalizeQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
+import { checkActiveVersion, type Switches } from "./switches.ts";
 
 const route = z.object({
   collection: z.string(),
@@ -41,7 +42,7 @@ export interface SearchRequest {
   readonly version?: number | undefined;
   /** 1 to 1,000 rows. */
   readonly match_count?: number | undefined;
-  /** Of a semantic search: a similarity from -1 to 1 below which rows are left out; none: no threshold. */
+  /** Of a semantic search: a similarity from -1 to 1 below which rows are left out; none: the environment's, else no threshold. */
   readonly match_threshold?: number | undefined;
   /** Values for the collection's filter columns. */
   readonly filters?: Readonly<Record<string, string>> | undefined;
@@ -73,14 +74,18 @@ export interface SearchAnswer {
 /** Why a query was not embedded. */
 export type FallbackReason = "query_budget_spent" | "provider_unavailable";
 
+/** What the environment says about searches that do not say it themselves. */
+export type SearchSwitches = Partial<Pick<Switches, "USE_VECTOR_1536" | "SIMILARITY_THRESHOLD">>;
+
 export interface SearchPorts extends QueryPorts {
   /** The database as the caller: RLS decides what comes back. */
   readonly caller: Rpc;
+  readonly switches?: SearchSwitches | undefined;
 }
 
 /**
  * Answers a text query.
- * @throws ReembedError of the route, the rate, the provider or the RPC. A version that is finalized between route and search is noticed and the search
+ * @throws ReembedError of the route, the rate, the provider or the RPC, `environment_conflict` where a switch contradicts the route. A version that is finalized between route and search is noticed and the search
  * routed once more.
  */
 export async function search(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
@@ -101,6 +106,8 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
       version: request.version ?? null,
     }),
   );
+  // A request that names a version has chosen for itself.
+  if (request.version === undefined && to.active) checkActiveVersion(ports.switches?.USE_VECTOR_1536, to);
   const mode = request.mode ?? "semantic";
   // Refused before a token is paid.
   checkMode(to, mode, request);
@@ -115,7 +122,7 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
     embedded !== undefined && mode === "semantic"
       ? ports.caller(to.function, {
           query_embedding: embedded.vector,
-          match_threshold: request.match_threshold ?? null,
+          match_threshold: request.match_threshold ?? ports.switches?.SIMILARITY_THRESHOLD ?? null,
           ...common,
         })
       : ports.caller(lexicalSide(to), {

@@ -19,6 +19,7 @@ import type {
   Queue,
   Result,
 } from "./queue.ts";
+import type { Switches } from "./switches.ts";
 
 export interface WorkerPorts {
   readonly queue: Queue;
@@ -44,8 +45,26 @@ export interface SliceOptions {
   /** No claim begins later than this many milliseconds after the start. */
   readonly budgetMs?: number;
   readonly leaseSeconds?: number;
+  /** How often a job is tried again after the provider failed; none: as often as the database gives it attempts. */
+  readonly maxRetries?: number;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: (report: SliceReport) => void;
+}
+
+/** What the environment says about embedding documents. */
+export type WorkSwitches = Partial<
+  Pick<Switches, "OPENAI_EMBEDDING_BATCH_SIZE" | "OPENAI_EMBEDDING_MAX_RETRIES">
+>;
+
+/** A slice's options as the switches set them; those that are not set are left out. */
+export function workingBy({
+  OPENAI_EMBEDDING_BATCH_SIZE: batch,
+  OPENAI_EMBEDDING_MAX_RETRIES: maxRetries,
+}: WorkSwitches): Pick<SliceOptions, "batch" | "maxRetries"> {
+  return {
+    ...(batch === undefined ? {} : { batch }),
+    ...(maxRetries === undefined ? {} : { maxRetries }),
+  };
 }
 
 /**
@@ -359,6 +378,7 @@ interface ClaimContext {
   readonly report: SliceReport;
   readonly now: () => number;
   readonly signal: AbortSignal | undefined;
+  readonly maxRetries: number;
   /** Grows with each request, so that the ledger hears of them also when the database fails on the way. */
   readonly sent: Sent[];
   /** The last answer of the provider that says something about its rate, and when it came. */
@@ -384,6 +404,7 @@ async function workClaim(
     report,
     now,
     signal: options.signal,
+    maxRetries: options.maxRetries ?? Number.POSITIVE_INFINITY,
     sent: [],
     answered: undefined,
   };
@@ -594,17 +615,27 @@ async function release(
   report.lost_lease += rows.length - released;
 }
 
+/** Ends jobs with an error: for good without `retrySeconds`, and where they have had their retries. */
 async function fail(
-  { queue, lease, report }: ClaimContext,
+  { queue, lease, report, maxRetries }: ClaimContext,
   texts: readonly Text[],
   message: string,
   retrySeconds: number | null,
 ): Promise<void> {
-  const rows = rowsOf(texts);
-  const { failed, retried } = await queue.fail(lease, rows, message, retrySeconds);
-  report.failed += failed;
-  report.retried += retried;
-  report.lost_lease += rows.length - failed - retried;
+  const jobs = texts.flatMap(({ rows }) => rows);
+  // The claim counted this attempt already, and the first one is no retry.
+  const isOver = ({ attempts }: Job) => retrySeconds === null || attempts > maxRetries;
+  for (const [part, seconds] of [
+    [jobs.filter(isOver), null],
+    [jobs.filter((job) => !isOver(job)), retrySeconds],
+  ] as const) {
+    if (part.length === 0) continue;
+    const rows = part.map(({ row_id }) => row_id);
+    const { failed, retried } = await queue.fail(lease, rows, message, seconds);
+    report.failed += failed;
+    report.retried += retried;
+    report.lost_lease += rows.length - failed - retried;
+  }
 }
 
 /**

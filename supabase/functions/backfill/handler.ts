@@ -6,7 +6,7 @@ import { z } from "zod";
 import type { Edge } from "../_shared/edge.ts";
 import type { Handler } from "../_shared/http.ts";
 import { createQueue } from "../_shared/queue.ts";
-import { workSlice } from "../_shared/worker.ts";
+import { type WorkSwitches, workingBy, workSlice } from "../_shared/worker.ts";
 
 /** A slice begins no claim after this time; the platform ends a function at 150 s. */
 const SLICE_MS = 40_000;
@@ -17,7 +17,7 @@ const LANES = 2;
 /** A slot outlives the longest slice, so that a killed worker's slot comes free soon. */
 const SLOT_SECONDS = 120;
 
-export function makeHandler(edge: Edge, slots: number): Handler {
+export function makeHandler(edge: Edge, slots: number, switches: WorkSwitches = {}): Handler {
   return async (request, { requestId }) => {
     await edge.requireSecret(request, "backfill");
     const slot = z
@@ -28,7 +28,7 @@ export function makeHandler(edge: Edge, slots: number): Handler {
     try {
       const report = await workSlice(
         { queue: createQueue(edge.service), embedderFor: edge.embedderFor },
-        { budgetMs: SLICE_MS, limit: SLICE_ROWS, lanes: LANES },
+        { budgetMs: SLICE_MS, limit: SLICE_ROWS, lanes: LANES, ...workingBy(switches) },
       );
       return { ...report, request_id: requestId };
     } finally {

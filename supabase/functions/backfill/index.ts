@@ -4,6 +4,7 @@ import { serve } from "../_shared/http.ts";
 import { onBug, supabaseAi } from "../_shared/runtime.ts";
 import { makeHandler } from "./handler.ts";
 
-const edge = createEdge(readEnv(Deno.env.toObject()), supabaseAi());
+const env = readEnv(Deno.env.toObject());
+const edge = createEdge(env, supabaseAi());
 
-export default { fetch: serve(makeHandler(edge, 1), onBug("backfill")) };
+export default { fetch: serve(makeHandler(edge, 1, env), onBug("backfill")) };

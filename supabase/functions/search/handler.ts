@@ -2,7 +2,7 @@
 import { z } from "zod";
 import type { Edge } from "../_shared/edge.ts";
 import { type Handler, readBody } from "../_shared/http.ts";
-import { MODES, search } from "../_shared/search.ts";
+import { MODES, type SearchSwitches, search } from "../_shared/search.ts";
 
 const LARGEST_BODY = 64 * 1024;
 
@@ -19,13 +19,13 @@ const body = z.strictObject({
   filters: z.record(z.string().max(63), z.string().max(1_000)).optional(),
 });
 
-export function makeHandler(edge: Edge): Handler {
+export function makeHandler(edge: Edge, switches: SearchSwitches = {}): Handler {
   return async (request, { requestId }) => {
     const caller = await edge.caller(request);
     const asked = await readBody(request, body, LARGEST_BODY);
     const { service, embedderFor } = edge;
     const callerHash = await edge.callerHash(request);
-    const answer = await search({ caller, service, embedderFor, callerHash }, asked);
+    const answer = await search({ caller, service, embedderFor, callerHash, switches }, asked);
     return { ...answer, request_id: requestId };
   };
 }
