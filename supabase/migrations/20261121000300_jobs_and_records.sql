@@ -363,7 +363,7 @@ language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 declare
   c reembed.collections;
   free text[] := row_ids;
-  adopted text[] := '{}';
+  adopted text[] := array[]::text[];
   one text;
 begin
   select * into strict c from reembed.collections where id = v.collection_id;
@@ -410,7 +410,7 @@ declare
   missing text[];
   locked text[];
   places tid[];
-  adopted text[] := '{}';
+  adopted text[] := array[]::text[];
   queued int := 0;
 begin
   select * into strict v from reembed.versions where id = enqueue_missing.version_id;

@@ -16,11 +16,11 @@
 
 alter table reembed.collections
   add column lexical_expression text,
-  add column lexical_config regconfig,
+  add column lexical_config text,
   add check ((lexical_expression is null) = (lexical_config is null));
 comment on column reembed.collections.lexical_expression is
   'A tsvector over the table''s columns, written as in its GIN index: a column or an immutable expression. Null: the collection is searched by meaning alone.';
-comment on column reembed.collections.lexical_config is 'The text search configuration that reads queries.';
+comment on column reembed.collections.lexical_config is 'The text search configuration that reads queries, by its name: pg_upgrade takes no column of type regconfig.';
 
 alter table reembed.versions add column hybrid_function name unique;
 comment on column reembed.versions.hybrid_function is 'Its hybrid RPC; null while the collection has no lexical side.';
@@ -218,7 +218,7 @@ begin
     raise exception using errcode = 'RE008', message = format('expression: no GIN index of %s serves it', c.source_table),
       hint = format('Run, by itself: create index concurrently on %s using gin ((%s));', c.source_table, expression);
   end if;
-  update reembed.collections x set lexical_expression = set_lexical_search.expression, lexical_config = set_lexical_search.config where x.id = c.id;
+  update reembed.collections x set lexical_expression = set_lexical_search.expression, lexical_config = set_lexical_search.config::text where x.id = c.id;
   for v in select * from reembed.versions x where x.collection_id = c.id and x.state <> 'retired' order by x.number loop
     perform reembed.create_hybrid_function(v);
   end loop;
