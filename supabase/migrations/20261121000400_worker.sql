@@ -92,6 +92,15 @@ $$;
 comment on function reembed.fail_unreadable(reembed.versions, reembed.collections, text[]) is
   'Fails those of the jobs that the caller has locked whose input function raises an error, and returns them: one such row must not keep the others from being claimed.';
 
+create function reembed.deferred_until(space_id text, lease_until timestamptz) returns timestamptz
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+  select least(deferred_until.lease_until, clock_timestamp() + least(interval '10 seconds', greatest(interval '1 second',
+           (select clock_timestamp() - u.at from reembed.usage u
+             where u.state = 'reserved' and u.space_id = deferred_until.space_id and u.lease_until = deferred_until.lease_until limit 1))))
+$$;
+comment on function reembed.deferred_until(text, timestamptz) is
+  'How long rows are left whose text is being bought by the lease that ends at lease_until: for as long again as it has lasted, one second at least, ten at most, never beyond its end. A living worker brings the vector soon, and the many rows behind a dead one are not read every second.';
+
 create function reembed.claim(
   collection text default null, version int default null,
   max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null
@@ -132,7 +141,9 @@ declare
   budget jsonb;
   current_rows text[] := array[]::text[];
   gone_rows text[] := array[]::text[];
-  deferred_rows text[] := array[]::text[];
+  due_again timestamptz[];
+  deferred_rows jsonb := '{}';
+  is_more_due boolean := false;
   jobs_given jsonb[] := array[]::jsonb[];
   lease_hashes jsonb;
   gave_up int := 0;
@@ -318,18 +329,26 @@ begin
       from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
   end if;
 
-  -- A text that another live lease of this space is buying is left for a second: then it is current elsewhere, and copied.
-  select coalesce(array_agg(h.hash), '{}') into in_flight
+  -- A text that another live lease of this space is buying is left for a while: then it is current elsewhere, and copied.
+  select coalesce(array_agg(h.hash), '{}'), coalesce(array_agg(held.due), '{}') into in_flight, due_again
     from (select distinct unnest(hashes_given) as hash) h
-   where exists (select from (select o.version_id from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) held
-                  where held.version_id in (select x.id from reembed.versions x where x.space_id = s.id));
+   cross join lateral (select reembed.deferred_until(s.id, l.lease_until) as due
+                         from (select o.version_id, o.lease_until from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) l
+                        where l.version_id in (select x.id from reembed.versions x where x.space_id = s.id)
+                        limit 1) held;
   if cardinality(in_flight) > 0 then
-    select coalesce(array_agg(g.row_id) filter (where g.hash = any (in_flight)), '{}'),
+    select coalesce(jsonb_object_agg(g.row_id, due_again[array_position(in_flight, g.hash)]) filter (where g.hash = any (in_flight)), '{}'),
            coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (in_flight)), '{}')
       into deferred_rows, jobs_given
       from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
-    update reembed.jobs j set run_at = clock_timestamp() + interval '1 second'
-     where j.version_id = v.id and j.row_id = any (deferred_rows);
+    update reembed.jobs j set run_at = (deferred_rows ->> j.row_id)::timestamptz
+     where j.version_id = v.id and j.row_id = any (array(select jsonb_object_keys(deferred_rows)));
+    -- Whoever is told that all is busy goes away.
+    is_contended := true;
+    is_more_due := exists (
+      select from reembed.versions x
+       where x.maintained and (claim.collection is null or x.collection_id = c.id) and (claim.version is null or x.number = claim.version)
+         and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null and j.run_at <= clock_timestamp()));
   end if;
 
   refusal := null;
@@ -373,20 +392,20 @@ begin
   end if;
   return jsonb_build_object(
     'reason', case when cardinality(jobs_given) + cardinality(copies_given) > 0 then 'work'
-                   when cardinality(current_rows) + cardinality(gone_rows) + gave_up > 0 then 'again'
+                   when cardinality(current_rows) + cardinality(gone_rows) + gave_up > 0 or is_more_due then 'again'
                    -- The next claim leaves this version out: another one may be free, or have a budget of its own.
                    when budget is not null and claim.version is null and exists (
                      select from reembed.versions x
                       where x.id <> v.id and x.maintained and (claim.collection is null or x.collection_id = c.id) and reembed.out_of_budget(x) is null
                         and exists (select from reembed.jobs j where j.version_id = x.id and j.failed_at is null and j.run_at <= clock_timestamp())) then 'again'
                    when budget is not null then 'budget'
-                   when cardinality(deferred_rows) > 0 or is_contended then 'busy'
+                   when is_contended then 'busy'
                    else 'idle' end,
     'collection', c.name, 'version', v.number, 'version_id', v.id, 'lease_token', token, 'lease_until', deadline, 'usage_id', usage_id,
     'space', jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
                                 'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens),
     'long_text', c.long_text,
-    'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', cardinality(deferred_rows)),
+    'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', (select count(*) from jsonb_object_keys(deferred_rows))),
     'budget', budget, 'copies', to_jsonb(copies_given), 'jobs', to_jsonb(jobs_given));
 end
 $$;
