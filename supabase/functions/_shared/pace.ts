@@ -1,6 +1,6 @@
 /**
  * How fast vectors are stored. As fast as the database takes them, unless somebody searches the collection meanwhile: then the worker stores on one
- * lane, and rests between its writes for as long as it takes that searches stay near the time that they need alone.
+ * lane, and rests between its writes, the longer the more a search suffers beside them.
  */
 
 /** How a collection's searches fare; nulls where its active version has no index. */
@@ -31,13 +31,15 @@ const PROBES = 3;
 const LOOK_EVERY_MS = 500;
 /** After so long without a search by others nobody is spared any more. */
 const SEARCHED_LATELY_MS = 5_000;
-/** Searches may take so many times what they take alone; below the lesser bound the worker dares more again. */
-const RATIO = { most: 1.5, least: 1.25 };
-/** Rests, as multiples of the write before: the first when a search is noticed, and the longest. */
-const REST = { first: 1, most: 16 };
+/** Beside a write searches may take so many times what they take alone; below the lesser bound the worker dares more again. */
+const RATIO = { most: 2, least: 1.5 };
+/** Rests while others search, as multiples of the write before. */
+const REST = { first: 1, least: 0.5, most: 8 };
+/** The middle one of so many samples counts: single ones are at the mercy of the machine. */
+const SAMPLES = 5;
 
 /**
- * @param rate rows a second at most; undefined: as fast as the database takes them
+ * @param rate rows a second at most, which are then stored whatever searches take; undefined: as fast as the database takes them, sparing searches
  */
 export function createPace({ now, wait, watch }: PacePorts, rate?: number): Pace {
   const watchers = new Map<number, Watcher>();
@@ -45,10 +47,10 @@ export function createPace({ now, wait, watch }: PacePorts, rate?: number): Pace
   /** The last of those who store one after another. */
   let line: Promise<unknown> = Promise.resolve();
 
-  async function write<T>(versionId: number, work: () => Promise<T>): Promise<T> {
+  async function writeAndRest<T>(watcher: Watcher, work: () => Promise<T>): Promise<T> {
     const began = now();
-    const result = await work();
-    const rest = (now() - began) * (watchers.get(versionId)?.rest ?? 0);
+    const result = await beside(watcher, work);
+    const rest = (now() - began) * watcher.rest;
     if (rest > 0) await wait(rest);
     return result;
   }
@@ -57,24 +59,30 @@ export function createPace({ now, wait, watch }: PacePorts, rate?: number): Pace
     // Tenths of a second's rows at once, so that a rate is even.
     mostRows: rate === undefined ? Number.POSITIVE_INFINITY : Math.max(1, Math.floor(rate / 10)),
     async store(versionId, rows, work) {
-      const watcher = watchers.get(versionId) ?? createWatcher(now, () => watch(versionId));
-      watchers.set(versionId, watcher);
-      await watcher.look();
       if (rate !== undefined) {
         const turn = Math.max(now(), nextAt);
         nextAt = turn + (rows / rate) * 1000;
         if (turn > now()) await wait(turn - now());
+        return work();
       }
-      if (watcher.rest === 0) return work();
-      const mine = line.then(() => write(versionId, work));
+      const watcher = watchers.get(versionId) ?? createWatcher(now, () => watch(versionId));
+      watchers.set(versionId, watcher);
+      if (watcher.rest === 0) return beside(watcher, work);
+      const mine = line.then(() => writeAndRest(watcher, work));
       line = mine.catch(() => undefined);
       return mine;
     },
   };
 }
 
+/** Looks while it writes: what a search takes beside a write is the question. */
+async function beside<T>(watcher: Watcher, work: () => Promise<T>): Promise<T> {
+  const [result] = await Promise.all([work(), watcher.look()]);
+  return result;
+}
+
 interface Watcher {
-  /** How long to rest after a write, as a multiple of the time that it took; 0 where nobody is spared. */
+  /** How long to rest after a write, as a multiple of the time that it took; 0 while nobody is spared. */
   readonly rest: number;
   look(): Promise<void>;
 }
@@ -88,7 +96,7 @@ function createWatcher(now: () => number, watch: () => Promise<SearchSample>): W
   let others = 0;
   let searchedAt = Number.NEGATIVE_INFINITY;
   let alone = Number.POSITIVE_INFINITY;
-  let lately: number | undefined;
+  let lately: number[] = [];
   let rest = 0;
   const isSearched = () => now() - searchedAt <= SEARCHED_LATELY_MS;
 
@@ -100,15 +108,19 @@ function createWatcher(now: () => number, watch: () => Promise<SearchSample>): W
       others = counted;
       if (!isSearched()) {
         rest = REST.first;
-        lately = undefined;
+        lately = [];
       }
       searchedAt = now();
     }
     alone = Math.min(alone, milliseconds);
-    lately = lately === undefined ? milliseconds : 0.6 * lately + 0.4 * milliseconds;
-    if (!isSearched()) rest = 0;
-    else if (lately > RATIO.most * alone) rest = Math.min(REST.most, rest * 1.5 + 0.25);
-    else if (lately < RATIO.least * alone) rest = rest < 0.1 ? 0 : rest * 0.8;
+    lately = [...lately, milliseconds].slice(-SAMPLES);
+    if (!isSearched()) {
+      rest = 0;
+    } else if (lately.length === SAMPLES) {
+      const middle = [...lately].sort((a, b) => a - b)[SAMPLES >> 1] ?? 0;
+      if (middle > RATIO.most * alone) rest = Math.min(REST.most, rest * 1.5);
+      else if (middle < RATIO.least * alone) rest = Math.max(REST.least, rest * 0.8);
+    }
   }
 
   return {
