@@ -539,6 +539,30 @@ describePostgres("on PostgreSQL", () => {
       await client.end();
     });
 
+    test("work tells of a spent budget once, waits, and keeps what costs nothing current meanwhile", async () => {
+      const { client, env, rows, one } = await prepare({ v2: OPENAI });
+      await client.query("select reembed.set_budget('course_content', 'day', 0.0000001)");
+      await client.query("select reembed.start_loading('course_content', 2)");
+      await client.query("select reembed.finish_enqueueing('course_content', 2)");
+      const running = startCli(["work", "--interval", "0.1"], { ...env, ...key() });
+      // Each a round at least: v1 is of a space that is computed here.
+      for (const count of [2, 3, 4, 5]) {
+        await rows(count, `of the ${count}`);
+        await running.said(`course_content v1: ${count} embedded`);
+      }
+      await running.said("course_content v2: the budget of course_content for the day");
+      const pending =
+        "select count(*)::int as n from reembed.jobs where failed_at is null and lease_token is null";
+      expect(await one(pending)).toEqual({ n: 14 });
+      await client.query("select reembed.set_budget('course_content', 'day', 1)");
+      await running.said("course_content v2: 14 embedded");
+      running.child.kill("SIGTERM");
+      const { code, stderr } = await running.finished;
+      expect(code).toBe(0);
+      expect(stderr.split("the budget of course_content")).toHaveLength(2);
+      await client.end();
+    });
+
     test.each([
       ["work", ["work", "--interval", "3600"], 0],
       ["backfill", ["backfill", "--version", "2"], 1],
