@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
 import { edge } from "./edge.ts";
+import { hammer } from "./hammer.ts";
 import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
 import { interference } from "./interference.ts";
@@ -27,6 +28,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   lag,
   interference,
   move,
+  hammer,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]`;

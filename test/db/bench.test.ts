@@ -47,6 +47,16 @@ describePostgres("npm run bench", () => {
     ],
     ["edge", "100", ["seconds of CPU for 100 rows", "seconds of CPU for the dearest request"]],
     ["move", "200", ["times as fast as index first, row by row"]],
+    [
+      "hammer",
+      "400",
+      [
+        "milliseconds that a cutover's locks last",
+        "milliseconds that a rollback's locks last",
+        "milliseconds from a rollback until the last reader has followed",
+        "searches and writes that failed or were answered wrongly",
+      ],
+    ],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",
