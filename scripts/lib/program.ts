@@ -5,6 +5,7 @@ import { addAdopt } from "../commands/adopt.ts";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
+import { addDoctor } from "../commands/doctor.ts";
 import { addEstimate } from "../commands/estimate.ts";
 import { addEvaluate } from "../commands/evaluate.ts";
 import { addFinalize } from "../commands/finalize.ts";
@@ -41,6 +42,7 @@ const COMMANDS = [
   addResume,
   addRetry,
   addReconcile,
+  addDoctor,
 ];
 
 /** Runs one command and sets the exit code: 0 done, 1 failed, 2 wrong use. Never throws. */
