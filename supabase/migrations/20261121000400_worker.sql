@@ -56,6 +56,10 @@ comment on function reembed.is_for_batch(reembed.jobs) is
 create function reembed.max_attempts() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 8';
 comment on function reembed.max_attempts() is 'How often a job is claimed before it counts as failed.';
 
+create function reembed.bytes_per_token() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 4';
+comment on function reembed.bytes_per_token() is
+  'How many bytes of UTF-8 are taken for a token, at least one token a text: the rule by which OpenAI itself estimates a request. The worker has the same figure where there is no claim to tell it.';
+
 create function reembed.check_range(argument text, value numeric, low numeric, high numeric) returns void
 language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
@@ -129,6 +133,8 @@ declare
   found_input text;
   found_hash bytea;
   found_attempts int;
+  found_tokens int;
+  bytes_per_token constant int := reembed.bytes_per_token();
   is_present boolean;
   is_current boolean;
   tokens_sum bigint := 0;
@@ -296,13 +302,14 @@ begin
         elsif is_current then
           current_rows := current_rows || found_id;
         else
-          -- About a token every four bytes of UTF-8: the provider's own server-side estimate. No more is bought of a text than the space takes.
-          tokens_sum := tokens_sum + least(octet_length(found_input) / 4 + 1, s.max_input_tokens);
+          -- No more is bought of a text than the space takes.
+          found_tokens := least(greatest((octet_length(found_input) + bytes_per_token - 1) / bytes_per_token, 1), s.max_input_tokens);
+          tokens_sum := tokens_sum + found_tokens;
           exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
           rows_given := rows_given || found_id;
           hashes_given := hashes_given || found_hash;
           jobs_given := jobs_given || jsonb_build_object('row_id', found_id, 'input', found_input,
-                                                         'hash', encode(found_hash, 'hex'), 'tokens', least(octet_length(found_input) / 4 + 1, s.max_input_tokens),
+                                                         'hash', encode(found_hash, 'hex'), 'tokens', found_tokens,
                                                          'attempts', found_attempts + 1);
         end if;
       end loop;

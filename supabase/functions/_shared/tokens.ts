@@ -1,5 +1,9 @@
 /** Estimating tokens where no tokenizer is loaded: a real one costs 100-400 ms of CPU, out of the 2 s an edge function has. */
 
+/**
+ * The figure of `reembed.bytes_per_token()`, by which a claim reserves. It stands here as well for what is estimated without a claim: queries, the cut of
+ * a long text, an estimate without a tokenizer. test/db/tokens.test.ts compares the two.
+ */
 export const UTF8_BYTES_PER_TOKEN = 4;
 
 const encoder = new TextEncoder();
