@@ -27,7 +27,7 @@ const CLAIM = "reembed.claim(text, int, int, int, int, uuid)";
 const COMPLETE =
   "reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
-const START_LOADING = "reembed.start_loading(text, int)";
+const START_LOADING = "reembed.start_loading(text, int, text, text)";
 
 /** The belt: without it a worker's wait becomes a deadlock that the server has to end. */
 const NO_BELT: Edit = ["'500ms'", "'20s'"];
