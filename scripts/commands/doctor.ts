@@ -31,13 +31,16 @@ Example:
     )
     .action(async (options: Options) => {
       const out = createOutput(options.json);
-      const report = await withDatabase(options, (db) =>
-        examine(db, {
-          full: options.full,
-          provider: options.provider,
-          project: resolve(options.project),
-          env: process.env,
-        }),
+      const report = await withDatabase(
+        options,
+        (db) =>
+          examine(db, {
+            full: options.full,
+            provider: options.provider,
+            project: resolve(options.project),
+            env: process.env,
+          }),
+        1,
       );
       print(report, out);
       if (count(report, "error") > 0) process.exitCode = 1;

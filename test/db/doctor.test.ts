@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
 import { type ExamineOptions, examine, RULES } from "../../scripts/lib/doctor/examine.ts";
 import type { Finding } from "../../scripts/lib/doctor/rule.ts";
-import { createCollection, insertRow, type TestCollection } from "../support/collection.ts";
+import { createCollection, insertRow, load, type TestCollection } from "../support/collection.ts";
 import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { connect, createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { claim, complete } from "../support/worker.ts";
@@ -124,8 +124,12 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
       `grant execute on function public.reembed_enter_slot(int, int) to anon;
        revoke execute on function public.reembed_leave_slot(uuid) from service_role`,
       [
-        { level: "error", object: "reembed_enter_slot(integer,integer)", message: "anon may execute it" },
-        { level: "error", object: "reembed_leave_slot(uuid)" },
+        {
+          level: "error",
+          object: "public.reembed_enter_slot(integer,integer)",
+          message: "anon may execute it",
+        },
+        { level: "error", object: "public.reembed_leave_slot(uuid)" },
       ],
     ));
 
@@ -207,8 +211,8 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
       [
         {
           level: "error",
-          object: "many_embedding_1_hnsw",
-          fix: "drop index concurrently many_embedding_1_hnsw;",
+          object: "public.many_embedding_1_hnsw",
+          fix: "drop index concurrently public.many_embedding_1_hnsw;",
         },
         { level: "error", object: "many v1" },
       ],
@@ -376,7 +380,7 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
       alter("rename headline to title"),
     );
     await ward.cycle("registry", alter("drop constraint notes_pkey"), [
-      { level: "error", object: "notes", fix: "alter table notes add primary key (id);" },
+      { level: "error", object: "notes", fix: "alter table public.notes add primary key (id);" },
     ]);
     await ward.cycle("registry", alter("alter title type varchar"), [
       {
@@ -418,7 +422,7 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
     await ward.cycle(
       "tracking-triggers",
       async () => ward.client.query(`alter table public.notes disable trigger ${update}`),
-      [{ level: "error", object: "notes v1", fix: `alter table notes enable trigger ${update};` }],
+      [{ level: "error", object: "notes v1", fix: `alter table public.notes enable trigger ${update};` }],
     );
     for (const [from, to] of [
       ["notes", "renamed_notes"],
@@ -442,12 +446,12 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
     await ward.cycle("foreign-triggers", make, [
       {
         level: "warning",
-        object: 'trigger "touch UPDATE it" on notes',
+        object: 'trigger "touch UPDATE it" on public.notes',
         fix: expect.stringContaining("INSERT OR UPDATE OF id, title, body, note ON"),
       },
       {
         level: "info",
-        object: "trigger audited on notes",
+        object: "trigger audited on public.notes",
         fix: expect.stringContaining("UPDATE OF id, title, body, note ON public.notes"),
       },
     ]);
@@ -473,7 +477,7 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
         {
           level: "warning",
           object: "publication realtime",
-          fix: "alter publication realtime drop table notes; alter publication realtime add table notes (id, title, body, note) where ((note IS NULL));",
+          fix: "alter publication realtime drop table public.notes; alter publication realtime add table public.notes (id, title, body, note) where ((note IS NULL));",
         },
       ],
     );
@@ -515,8 +519,8 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
           create function public.hook() returns trigger language plpgsql as 'begin return null; end';
           create trigger hook after delete on public.notes for each row execute function public.hook('{"Authorization":"${KEY}"}')`),
       [
-        { level: "error", object: "leak()" },
-        { level: "warning", object: "trigger hook on notes" },
+        { level: "error", object: "public.leak()" },
+        { level: "warning", object: "trigger hook on public.notes" },
       ],
       "drop function public.leak(); drop function public.hook() cascade",
     ));
@@ -606,6 +610,30 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
     await cycle("SIMILARITY_THRESHOLD", "0.5", [
       { level: "warning", message: expect.stringContaining("notes v1 is 0") },
     ]);
+  });
+
+  test("a move, at each of its steps, is nothing to find", async () => {
+    const wrong = async () => {
+      const { findings } = await examine(ward.db, { full: true, provider: false, project: "/", env: {} });
+      return findings.filter(({ level }) => level !== "info");
+    };
+    const loadV2 = async () => {
+      await load(ward.client, notes, 2);
+      await complete(ward.client, await claim(ward.client, { collection: "notes", version: 2 }));
+    };
+    for (const step of [
+      loadV2,
+      "create index on public.notes using hnsw (embedding_2 extensions.vector_cosine_ops)",
+      "select reembed.advance('notes', 2)",
+      "select reembed.cutover('notes', 2, reason => 'a test', force => true)",
+      "select reembed.rollback('notes')",
+      "select reembed.cutover('notes', 2, reason => 'a test', force => true)",
+      "select reembed.finalize('notes', 1)",
+    ]) {
+      if (typeof step === "string") await ward.client.query(step);
+      else await step();
+      expect(await wrong(), String(step)).toEqual([]);
+    }
   });
 
   test("what a rule prints never holds the key that it found", async () => {

@@ -3,6 +3,7 @@ import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import type { Database } from "../connection.ts";
 import { embeddersFrom } from "../providers.ts";
 import { listVersions } from "../targets.ts";
+import { withoutStatementTimeout } from "../time-out.ts";
 import { environment } from "./environment.ts";
 import { secretsInFiles } from "./files.ts";
 import { indexMemory } from "./index-memory.ts";
@@ -54,11 +55,18 @@ export interface ExamineOptions extends Pick<Patient, "full" | "provider" | "pro
   readonly rules?: readonly Rule[];
 }
 
-/** Checks rule after rule. One that cannot be run is a finding of its own: what nobody could look at is not well. */
+/**
+ * Checks rule after rule. One that cannot be run is a finding of its own: what nobody could look at is not well.
+ * @param db opened with one connection, which is left with an empty search path: names are then printed with their schemas, and nothing in public is
+ * taken for a function of PostgreSQL's
+ */
 export async function examine(db: Database, options: ExamineOptions): Promise<Report> {
   const { rules = RULES, ...rest } = options;
   // A malformed switch is a finding of the rule environment; the other rules go on without the switches.
   const embedderFor = embeddersOrRefusals(options.env);
+  await db.query("set search_path = pg_catalog, pg_temp");
+  // What reads every row takes as long as it takes.
+  if (options.full) await withoutStatementTimeout(db);
   const patient: Patient = {
     ...rest,
     db,

@@ -55,10 +55,10 @@ export interface Rule {
 export const SECRET =
   "sk-[A-Za-z0-9_-]{20,}|sb_secret_[A-Za-z0-9_-]{10,}|eyJ[A-Za-z0-9_-]*[.][A-Za-z0-9_-]*(c2VydmljZV9yb2xl|zZXJ2aWNlX3JvbGU|NlcnZpY2Vfcm9sZ)";
 
-/** What a rule's SQL may need that is not everywhere. */
+/** What a rule's SQL may need that is not everywhere, or not everybody's to read. */
 const NEEDS = {
-  cron: { there: "to_regclass('cron.job') is not null", reason: "pg_cron is not installed here" },
-  net: { there: "to_regclass('net._http_response') is not null", reason: "pg_net is not installed here" },
+  cron: { extension: "pg_cron", schema: "cron", table: "cron.job" },
+  net: { extension: "pg_net", schema: "net", table: "net._http_response" },
 } as const;
 
 /**
@@ -76,8 +76,14 @@ export function sqlRule(
     name,
     async check({ db }) {
       if (needs !== undefined) {
-        const [row] = await db.query<{ there: boolean }>(`select ${NEEDS[needs].there} as there`);
-        if (!row?.there) return { skipped: NEEDS[needs].reason };
+        const { extension, schema, table } = NEEDS[needs];
+        const [row] = await db.query<{ there: boolean; readable: boolean }>(
+          `select to_regnamespace($1) is not null as there,
+                  case when has_schema_privilege(to_regnamespace($1)::oid, 'usage') then has_table_privilege(to_regclass($2)::oid, 'select') end is true as readable`,
+          [schema, table],
+        );
+        if (!row?.there) return { skipped: `${extension} is not installed here` };
+        if (!row.readable) return { skipped: `${table} is not this role's to read` };
       }
       const sql = await readFile(new URL(`../../doctor/${file}`, import.meta.url), "utf8");
       return db.query<{ [Column in keyof Finding]: Finding[Column] }>(sql, secret ? [SECRET] : []);
