@@ -140,14 +140,13 @@ declare
   tokens_sum bigint := 0;
   rows_given text[] := array[]::text[];
   hashes_given bytea[] := array[]::bytea[];
-  in_flight bytea[];
   copyable bytea[];
   copies_given jsonb[] := array[]::jsonb[];
   wanted int;
   budget jsonb;
   current_rows text[] := array[]::text[];
   gone_rows text[] := array[]::text[];
-  due_again timestamptz[];
+  due_again jsonb;
   deferred_rows jsonb := '{}';
   is_more_due boolean := false;
   jobs_given jsonb[] := array[]::jsonb[];
@@ -328,26 +327,28 @@ begin
   -- A text that has a stored vector in this version is not bought again.
   copyable := reembed.copyable_hashes(v, hashes_given);
   if cardinality(copyable) > 0 then
-    select coalesce(array_agg(jsonb_build_object('row_id', g.row_id, 'hash', g.job -> 'hash') order by g.n) filter (where g.hash = any (copyable)), '{}'),
-           coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (copyable)), '{}'),
-           coalesce(array_agg(g.row_id order by g.n) filter (where g.hash <> all (copyable)), '{}'),
-           coalesce(array_agg(g.hash order by g.n) filter (where g.hash <> all (copyable)), '{}')
+    -- Looked up in a hashed list: `any` of an array compares with each element in turn.
+    select coalesce(array_agg(jsonb_build_object('row_id', g.row_id, 'hash', g.job -> 'hash') order by g.n) filter (where g.is_stored), '{}'),
+           coalesce(array_agg(g.job order by g.n) filter (where not g.is_stored), '{}'),
+           coalesce(array_agg(g.row_id order by g.n) filter (where not g.is_stored), '{}'),
+           coalesce(array_agg(g.hash order by g.n) filter (where not g.is_stored), '{}')
       into copies_given, jobs_given, rows_given, hashes_given
-      from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
+      from (select u.*, u.hash in (select unnest(copyable)) as is_stored
+              from unnest(rows_given, hashes_given, jobs_given) with ordinality u(row_id, hash, job, n)) g;
   end if;
 
   -- A text that another live lease of this space is buying is left for a while: then it is current elsewhere, and copied.
-  select coalesce(array_agg(h.hash), '{}'), coalesce(array_agg(held.due), '{}') into in_flight, due_again
+  select coalesce(jsonb_object_agg(encode(h.hash, 'hex'), held.due), '{}') into due_again
     from (select distinct unnest(hashes_given) as hash) h
    cross join lateral (select reembed.deferred_until(s.id, l.lease_until) as due
                          from (select o.version_id, o.lease_until from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) l
                         where l.version_id in (select x.id from reembed.versions x where x.space_id = s.id)
                         limit 1) held;
-  if cardinality(in_flight) > 0 then
-    select coalesce(jsonb_object_agg(g.row_id, due_again[array_position(in_flight, g.hash)]) filter (where g.hash = any (in_flight)), '{}'),
-           coalesce(array_agg(g.job order by g.n) filter (where g.hash <> all (in_flight)), '{}')
+  if due_again <> '{}' then
+    select coalesce(jsonb_object_agg(g.row_id, due_again -> (g.job ->> 'hash')) filter (where due_again ? (g.job ->> 'hash')), '{}'),
+           coalesce(array_agg(g.job order by g.n) filter (where not due_again ? (g.job ->> 'hash')), '{}')
       into deferred_rows, jobs_given
-      from unnest(rows_given, hashes_given, jobs_given) with ordinality g(row_id, hash, job, n);
+      from unnest(rows_given, jobs_given) with ordinality g(row_id, job, n);
     update reembed.jobs j set run_at = (deferred_rows ->> j.row_id)::timestamptz
      where j.version_id = v.id and j.row_id = any (array(select jsonb_object_keys(deferred_rows)));
     -- Whoever is told that all is busy goes away.
