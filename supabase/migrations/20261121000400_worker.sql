@@ -147,7 +147,7 @@ declare
   current_rows text[] := array[]::text[];
   gone_rows text[] := array[]::text[];
   due_again jsonb;
-  deferred_rows jsonb := '{}';
+  deferred_rows jsonb := '{}'::jsonb;
   is_more_due boolean := false;
   jobs_given jsonb[] := array[]::jsonb[];
   lease_hashes jsonb;
