@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { addAdd } from "../commands/add.ts";
 import { addAdopt } from "../commands/adopt.ts";
 import { addBackfill } from "../commands/backfill.ts";
+import { addCanary } from "../commands/canary.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
 import { addDoctor } from "../commands/doctor.ts";
@@ -35,6 +36,7 @@ const COMMANDS = [
   addSearch,
   addIndex,
   addEvaluate,
+  addCanary,
   addCutover,
   addRollback,
   addFinalize,

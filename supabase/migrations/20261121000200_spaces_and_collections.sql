@@ -33,7 +33,12 @@ create table reembed.collections (
   filter_columns name[] not null default '{}',
   long_text text not null default 'truncate' check (long_text in ('truncate', 'fail')),
   log_queries boolean not null default false,
-  active_version int not null
+  active_version int not null,
+  traffic_version int,
+  traffic_percent int not null default 0 check (traffic_percent between 0 and 100),
+  traffic_since timestamptz,
+  check (num_nonnulls(traffic_version, traffic_since) = case when traffic_percent > 0 then 2 else 0 end),
+  check (traffic_version <> active_version)
 );
 comment on table reembed.collections is
   'A table whose rows are embedded. active_version is the one version that searches use when they name none; switching is an update of this column and nothing else.';
@@ -41,6 +46,9 @@ comment on column reembed.collections.public_columns is 'The columns that match 
 comment on column reembed.collections.long_text is
   'What is done with a text longer than its space takes: truncate embeds its beginning and says so on the record, fail fails its row before anything is bought.';
 comment on column reembed.collections.log_queries is 'Whether searches by text are written into the query log; set_query_log switches it.';
+comment on column reembed.collections.traffic_percent is
+  'The share of callers, in percent, whose searches by text traffic_version answers instead of the active version; set_traffic sets it, a cutover and a rollback end it in the row they switch.';
+comment on column reembed.collections.traffic_since is 'When traffic_percent was last set: the canary is judged by searches since then.';
 comment on column reembed.collections.filter_columns is 'The columns that match RPCs filter by equality, as filter_<column>.';
 
 create table reembed.versions (
@@ -76,6 +84,8 @@ comment on column reembed.versions.adopts is
 -- Deferred, because a collection and its first version need each other.
 alter table reembed.collections add constraint collections_active_version_fkey
   foreign key (id, active_version) references reembed.versions (collection_id, id) deferrable initially deferred;
+alter table reembed.collections add constraint collections_traffic_version_fkey
+  foreign key (id, traffic_version) references reembed.versions (collection_id, id) deferrable initially deferred;
 
 create table reembed.events (
   id bigint generated always as identity primary key,

@@ -257,15 +257,31 @@ $$;
 comment on function reembed.coverage(reembed.versions) is
   'The share (0 to 1) of a collection''s rows that a version does not still have to load; above ten thousand rows the total is the planner''s estimate.';
 
-create function public.embedding_route(collection text, version int default null) returns jsonb
+create function reembed.takes_traffic(v reembed.versions) returns boolean
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select coalesce(v.state = 'ready' and v.maintained and reembed.is_intact(v), false)
+$$;
+comment on function reembed.takes_traffic(reembed.versions) is 'Whether a version that is not active may answer a share of the callers: it is ready and kept current.';
+
+create function public.embedding_route(collection text, version int default null, caller_bucket int default null) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c constant reembed.collections := reembed.collection_named(embedding_route.collection);
   v reembed.versions;
   s reembed.spaces;
+  is_shared boolean := false;
 begin
+  if caller_bucket is not null then
+    perform reembed.check_range('caller_bucket', caller_bucket, 0, 99);
+  end if;
   if embedding_route.version is null then
-    select * into strict v from reembed.versions x where x.id = c.active_version;
+    if caller_bucket is not null and c.traffic_percent > 0 then
+      select * into v from reembed.versions x where x.id = c.traffic_version;
+      is_shared := reembed.takes_traffic(v);
+    end if;
+    if not is_shared or caller_bucket >= c.traffic_percent then
+      select * into strict v from reembed.versions x where x.id = c.active_version;
+    end if;
   else
     v := reembed.version_numbered(c.name, embedding_route.version);
     if v.state = 'retired' then
@@ -281,12 +297,13 @@ begin
     || case when v.hybrid_function is null then '{}'::jsonb else jsonb_build_object('hybrid', v.hybrid_function) end
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
             else jsonb_build_object('coverage', reembed.coverage(v)) end
-    || case when c.log_queries then jsonb_build_object('log_queries', true) else '{}'::jsonb end;
+    || case when c.log_queries then jsonb_build_object('log_queries', true) else '{}'::jsonb end
+    || case when is_shared then jsonb_build_object('count_searches', true) else '{}'::jsonb end;
 end
 $$;
-comment on function public.embedding_route(text, int) is
-  'Which version of a collection is active (or the one named): { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1); log_queries: true where searches by text are written into the query log. Public and read-only. RE005, RE006: unknown; RE010: finalized.';
-revoke execute on function public.embedding_route(text, int) from public;
-grant execute on function public.embedding_route(text, int) to anon, authenticated, service_role;
+comment on function public.embedding_route(text, int, int) is
+  'Which version answers searches of a collection: the one named; else, of a caller in the buckets 0 to 99 below the share of a canary, its version; else the active one: { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1); log_queries: true where searches by text are written into the query log, count_searches: true where versions share the callers and their searches are counted. Public and read-only. RE004, RE005, RE006: bad arguments; RE010: finalized.';
+revoke execute on function public.embedding_route(text, int, int) from public;
+grant execute on function public.embedding_route(text, int, int) to anon, authenticated, service_role;
 
 revoke execute on all functions in schema reembed from public;

@@ -164,23 +164,27 @@ comment on function reembed.locked_collection(text) is 'The collection''s row, l
 create function reembed.switch_to(c reembed.collections, target int, kind text, actor text, reason text, detail jsonb) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
+  here reembed.collections;
   to_version reembed.versions;
   left_number constant int := (select v.number from reembed.versions v where v.id = c.active_version);
 begin
-  if (select x.active_version from reembed.collections x where x.id = c.id) is distinct from c.active_version then
+  select * into here from reembed.collections x where x.id = c.id;
+  if here.active_version is distinct from c.active_version then
     raise exception using errcode = 'RE009', message = format('another switch of %s was faster', c.name), hint = 'Nothing was changed. Look at reembed.events, then decide again.';
   end if;
   select * into strict to_version from reembed.versions v where v.id = target;
   if to_version.state = 'retired' or not to_version.maintained then
     perform reembed.refuse_step(to_version, kind, 'it is no longer maintained');
   end if;
-  update reembed.collections x set active_version = target where x.id = c.id;
+  update reembed.collections x set active_version = target, traffic_version = null, traffic_percent = 0, traffic_since = null where x.id = c.id;
   insert into reembed.events (kind, collection, version, actor, reason, detail)
-  values (switch_to.kind, c.name, to_version.number, coalesce(switch_to.actor, session_user), switch_to.reason, jsonb_build_object('from', left_number) || switch_to.detail);
+  values (switch_to.kind, c.name, to_version.number, coalesce(switch_to.actor, session_user), switch_to.reason, jsonb_build_object('from', left_number) || switch_to.detail
+    || case when here.traffic_percent = 0 then '{}'::jsonb else jsonb_build_object('ended_traffic',
+         jsonb_build_object('version', (select v.number from reembed.versions v where v.id = here.traffic_version), 'percent', here.traffic_percent)) end);
 end
 $$;
 comment on function reembed.switch_to(reembed.collections, int, text, text, text, jsonb) is
-  'The switch itself: one row and one event. c is the collection as it was when the caller decided; RE009 when it was switched since. The caller holds its lock.';
+  'The switch itself: one row and one event. It ends a canary in the same row. c is the collection as it was when the caller decided; RE009 when it was switched since. The caller holds its lock.';
 
 create function reembed.switched(c reembed.collections, to_number int, kept jsonb, back jsonb) returns jsonb
 language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$

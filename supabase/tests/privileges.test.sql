@@ -1,7 +1,7 @@
 -- Who may do what: each API role against each object, after the migrations and after a version was added and loaded.
 -- Runs under the old default privileges, which open all that is new in public, and under the new ones, which open nothing.
 begin;
-select plan(30);
+select plan(33);
 
 create function pg_temp.executable(role text, in_schema text) returns setof text language sql as $$
   select p.proname::text collate "default" from pg_proc p where p.pronamespace = in_schema::regnamespace and has_function_privilege(role, p.oid, 'execute') order by 1
@@ -67,6 +67,8 @@ select throws_ok('select reembed.claim()', '42501', null, 'and claims nothing in
 select throws_ok('select public.reembed_claim()', '42501', null, 'nor through the door');
 select throws_ok($$ select public.reembed_pause_space('openai/text-embedding-3-small@1536', 'no') $$, '42501', null, 'and pauses nobody');
 select throws_ok($$ select reembed.cutover('course_content', 2) $$, '42501', null, 'and switches nothing');
+select throws_ok($$ select reembed.set_traffic('course_content', 2, 50) $$, '42501', null, 'nor shares out callers');
+select throws_ok($$ select public.reembed_count_search('course_content', 2, true, 1) $$, '42501', null, 'and counts no search, which might call off a canary');
 select lives_ok($$ select public.embedding_route('course_content') $$, 'anon asks for the route');
 set local role authenticated;
 select throws_ok('select public.reembed_claim()', '42501', null, 'authenticated claims nothing');
@@ -75,6 +77,7 @@ set local role service_role;
 select lives_ok('select public.reembed_claim()', 'service_role claims through the door');
 select throws_ok('select reembed.claim()', '42501', null, 'and not past it');
 select throws_ok('select * from reembed.jobs', '42501', null, 'and reads no job');
+select lives_ok($$ select public.reembed_count_search('course_content', 1, false, 1) $$, 'it counts searches');
 select throws_ok($$ select reembed.set_secret('backfill_key', 'x') $$, '42501', null, 'and sets no secret');
 reset role;
 

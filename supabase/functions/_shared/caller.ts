@@ -1,6 +1,6 @@
-/** Who asks, as a hash: what the rate of searches counts by. Neither a user's id nor an address is ever stored. */
+/** Who asks, as a hash: what the rate of searches counts by and a canary shares out by. Neither a user's id nor an address is ever stored. */
 import { z } from "zod";
-import { hmacSha256 } from "./digest.ts";
+import { hmacSha256, sha256 } from "./digest.ts";
 
 const claims = z.object({ sub: z.string().min(1) });
 
@@ -20,6 +20,24 @@ export function hashCaller({ apikey, token, headers }: Caller, secret: string): 
   if (user !== undefined) return hmacSha256(secret, `user:${user}`);
   const address = addressOf(headers);
   return hmacSha256(secret, address === undefined ? `key:${apikey}` : `address:${address}`);
+}
+
+/** By which an app tells callers apart that have no user's token: an opaque text of its own. */
+const CALLER_HEADER = "x-reembed-caller";
+
+/**
+ * The caller's place among a hundred: a canary of n percent answers the places below n, so that one caller is always answered by the same version and a
+ * growing share only adds callers. Of each collection others come first. From the user's id, else the header `x-reembed-caller`; undefined without either.
+ * The token is not verified here: ask the database as this caller, which refuses a forged one.
+ * @returns 0 to 99
+ */
+export async function callerBucket(headers: Headers, collection: string): Promise<number | undefined> {
+  const [, token] = /^Bearer +(.+)$/i.exec(headers.get("authorization") ?? "") ?? [];
+  const user = subjectOf(token ?? null);
+  const named = headers.get(CALLER_HEADER)?.trim();
+  if (user === undefined && !named) return undefined;
+  const digest = await sha256(`${collection}\n${user === undefined ? `caller:${named}` : `user:${user}`}`);
+  return Number.parseInt(digest.slice(0, 8), 16) % 100;
 }
 
 /** The claim `sub` of a JWT; undefined where there is none to read. */

@@ -50,7 +50,10 @@ export type Database = {
     };
     Views: { [_ in never]: never };
     Functions: {
-      embedding_route: { Args: { collection: string; version?: number }; Returns: Json };
+      embedding_route: {
+        Args: { collection: string; version?: number; caller_bucket?: number };
+        Returns: Json;
+      };
       hybrid_course_content: {
         Args: {
           query_text: string;
@@ -190,6 +193,10 @@ export type Database = {
           wait?: boolean;
         };
         Returns: Json;
+      };
+      reembed_count_search: {
+        Args: { collection: string; version: number; empty: boolean; latency_ms?: number };
+        Returns: undefined;
       };
       reembed_course_page: { Args: { page: string }; Returns: Json };
       reembed_end_query: {

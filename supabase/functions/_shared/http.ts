@@ -12,7 +12,7 @@ export interface RequestContext {
 const CORS = {
   "access-control-allow-origin": "*",
   "access-control-allow-headers":
-    "authorization, x-client-info, apikey, content-type, x-request-id, x-region",
+    "authorization, x-client-info, apikey, content-type, x-request-id, x-region, x-reembed-caller",
   "access-control-allow-methods": "POST, OPTIONS",
   "access-control-expose-headers": "x-request-id, retry-after",
   "access-control-max-age": "86400",

@@ -10,6 +10,14 @@ export function supabaseAi(): SupabaseAi | undefined {
   return Session && ((model) => new Session(model));
 }
 
+/** Keeps the function up for work that goes on after its answer (`EdgeRuntime.waitUntil`); outside Supabase's edge runtime the process stays up by itself. */
+export function keepAlive(work: Promise<unknown>): void {
+  const runtime = globalThis as {
+    readonly EdgeRuntime?: { waitUntil(work: Promise<unknown>): void };
+  };
+  runtime.EdgeRuntime?.waitUntil(work);
+}
+
 /** Writes what nobody foresaw to the function's log: its kind and place, never its message, which may quote a text. */
 export function onBug(name: string): (requestId: string, error: unknown) => void {
   return (requestId, error) => {

@@ -26,6 +26,7 @@ const route = z.object({
   threshold: z.number(),
   coverage: z.number().optional(),
   log_queries: z.boolean().optional(),
+  count_searches: z.boolean().optional(),
 });
 export type Route = z.infer<typeof route>;
 
@@ -81,6 +82,10 @@ export interface SearchPorts extends QueryPorts {
   /** The database as the caller: RLS decides what comes back. */
   readonly caller: Rpc;
   readonly switches?: SearchSwitches | undefined;
+  /** The caller's place, 0 to 99, in the share of a canary; none: the active version answers. */
+  readonly callerBucket?: number | undefined;
+  /** Is handed what goes on after the answer, and never rejects. */
+  readonly keepAlive?: ((work: Promise<void>) => void) | undefined;
 }
 
 /**
@@ -104,6 +109,10 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
     await ports.caller("embedding_route", {
       collection: request.collection,
       version: request.version ?? null,
+      // Whoever names a version has chosen for itself.
+      ...(request.version === undefined && ports.callerBucket !== undefined
+        ? { caller_bucket: ports.callerBucket }
+        : {}),
     }),
   );
   // A request that names a version has chosen for itself.
@@ -112,12 +121,36 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
   // Refused before a token is paid.
   checkMode(to, mode, request);
   const filters = filterArguments(to, request.filters ?? {});
+  const rpc: Measured = { milliseconds: null };
+  const answered = answerFrom(ports, to, { ...request, mode }, filters, rpc);
+  // Words alone say nothing of a version's vectors.
+  if (to.count_searches && mode !== "lexical") {
+    const counted = countSearch(ports, to, answered, rpc);
+    ports.keepAlive?.(counted);
+  }
+  return answered;
+}
+
+/** How long the version's RPC took; null until it has answered. */
+interface Measured {
+  milliseconds: number | null;
+}
+
+async function answerFrom(
+  ports: SearchPorts,
+  to: Route,
+  request: SearchRequest & { readonly mode: Mode },
+  filters: Record<string, string>,
+  rpc: Measured,
+): Promise<SearchAnswer> {
+  const { mode } = request;
   // The route was asked as the caller, so whoever has come this far holds a valid token: the rate may count by what it says.
   const { embedded, fallback } =
     mode === "lexical" ? NOT_EMBEDDED : await embedOrFallBack(ports, to, request.query);
   // What is asked by words alone passes no rate, so it could fill the log.
   const logged = to.log_queries && mode !== "lexical" ? logQuery(ports, request) : Promise.resolve();
   const common = { match_count: request.match_count ?? 5, query_space: to.space, ...filters };
+  const began = performance.now();
   const found =
     embedded !== undefined && mode === "semantic"
       ? ports.caller(to.function, {
@@ -130,7 +163,10 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
           ...(embedded === undefined ? {} : { query_embedding: embedded.vector }),
           ...common,
         });
-  const rows = await afterBoth(found, Promise.all([embedded?.recorded, logged]));
+  const measured = found.finally(() => {
+    rpc.milliseconds = performance.now() - began;
+  });
+  const rows = await afterBoth(measured, Promise.all([embedded?.recorded, logged]));
   return {
     collection: to.collection,
     version: to.version,
@@ -139,6 +175,34 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
     ...(to.coverage === undefined ? {} : { coverage: to.coverage }),
     ...(fallback === undefined ? {} : { answered: "lexical" as const, reason: fallback }),
   };
+}
+
+/**
+ * Appends what became of a search to its version's counts, once it is answered: nobody waits for it, and a search does not fail because it does.
+ * What the caller or the budget is the reason of is not counted.
+ */
+async function countSearch(
+  { service }: SearchPorts,
+  { collection, version }: Route,
+  answered: Promise<SearchAnswer>,
+  rpc: Measured,
+): Promise<void> {
+  const outcome = await answered.then(
+    (answer) => outcomeOf(answer, rpc),
+    (error: unknown) =>
+      error instanceof ReembedError && error.status < 500
+        ? undefined
+        : { empty: true, latency_ms: rpc.milliseconds },
+  );
+  if (outcome === undefined) return;
+  await service("reembed_count_search", { collection, version, ...outcome }).catch(() => {});
+}
+
+/** Whether no row came by meaning, and how long the version took; undefined where that is not the version's matter. */
+function outcomeOf({ results, reason }: SearchAnswer, rpc: Measured) {
+  if (reason === "query_budget_spent") return undefined;
+  if (reason !== undefined) return { empty: true, latency_ms: null };
+  return { empty: results.length === 0, latency_ms: rpc.milliseconds };
 }
 
 const foundRow = z.looseObject({ similarity: z.number().nullable(), score: z.number().optional() });

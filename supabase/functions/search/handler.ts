@@ -1,5 +1,6 @@
 /** POST /search: text in, rows out with citations, through the active version or a named one; RLS by the caller's own token. */
 import { z } from "zod";
+import { callerBucket } from "../_shared/caller.ts";
 import type { Edge } from "../_shared/edge.ts";
 import { type Handler, readBody } from "../_shared/http.ts";
 import { MODES, type SearchSwitches, search } from "../_shared/search.ts";
@@ -19,13 +20,22 @@ const body = z.strictObject({
   filters: z.record(z.string().max(63), z.string().max(1_000)).optional(),
 });
 
-export function makeHandler(edge: Edge, switches: SearchSwitches = {}): Handler {
+/** @param keepAlive keeps the process up for what goes on after the answer */
+export function makeHandler(
+  edge: Edge,
+  switches: SearchSwitches = {},
+  keepAlive: (work: Promise<unknown>) => void = () => {},
+): Handler {
   return async (request, { requestId }) => {
     const caller = await edge.caller(request);
     const asked = await readBody(request, body, LARGEST_BODY);
     const { service, embedderFor } = edge;
     const callerHash = await edge.callerHash(request);
-    const answer = await search({ caller, service, embedderFor, callerHash, switches }, asked);
+    const bucket = await callerBucket(request.headers, asked.collection);
+    const answer = await search(
+      { caller, service, embedderFor, callerHash, switches, callerBucket: bucket, keepAlive },
+      asked,
+    );
     return { ...answer, request_id: requestId };
   };
 }
