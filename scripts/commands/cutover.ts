@@ -46,6 +46,12 @@ export function addCutover(program: Command): void {
       await withDatabase(options, async (db) => {
         const collection = await chooseCollection(db, options.collection);
         const outlook = await readOutlook(db, collection, version);
+        // As after a cutover whose command was killed before it could tell: what was asked for is so.
+        if (outlook.active.version === version) {
+          out.say(`${collection}: v${version} is active already; nothing was changed`);
+          out.result({ collection, from: version, to: version, stale: outlook.active.jobs, switched: false });
+          return;
+        }
         for (const line of describeOutlook(outlook)) out.say(line);
         try {
           await switchVersion(

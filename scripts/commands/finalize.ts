@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { z } from "zod";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
-import { nextVersion, writeFiles } from "../lib/add/files.ts";
+import { findMigration, nextVersion, writeFiles } from "../lib/add/files.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import {
@@ -63,8 +63,17 @@ async function finalize(db: Database, options: Options): Promise<void> {
     [collection, version, options.keepRpc, options.reason ?? null],
   );
   const { sql, ...facts } = finalization.parse(row?.answer);
-  const number = await nextVersion(options.project, new Date());
-  const migration = `supabase/migrations/${number}_finalize_${collection}_v${version}.sql`;
+  const name = `finalize_${collection}_v${version}.sql`;
+  const there = await findMigration(options.project, name);
+  if (there !== undefined) {
+    // As after a run that was killed before it could tell. It may have been edited since, so it stays as it is.
+    out.say(
+      `${there} is there already and not applied; nothing was written. Remove it to have it written anew`,
+    );
+    out.result({ ...facts, migration: there, written: false });
+    return;
+  }
+  const migration = `supabase/migrations/${await nextVersion(options.project, new Date())}_${name}`;
   await writeFiles(options.project, [{ path: migration, text: sql }]);
   out.say(`${migration} finalizes v${version} of ${collection} (${facts.space}); v${facts.active} is active`);
   out.say(
@@ -73,7 +82,7 @@ async function finalize(db: Database, options: Options): Promise<void> {
       : `at its commit ${megabytes(facts.index_bytes)} come back, and ${megabytes(facts.vector_bytes)} more with: ${facts.rewrite}`,
   );
   out.say("nothing is changed yet: read it, then apply it as you do with migrations");
-  out.result({ ...facts, migration });
+  out.result({ ...facts, migration, written: true });
 }
 
 /** @throws ReembedError `invalid_request` where there are several, `refused` where there is none */

@@ -88,7 +88,7 @@ export async function switchVersion(
     `v${left.version} stays maintained in ${left.space} until it is finalized: edits are embedded in both; so far it cost ${dollars(left.cost_usd)} (${left.tokens} tokens), ${dollars(left.cost_usd_30_days)} of it in 30 days`,
   );
   for (const line of warnOf(left)) out.say(line);
-  out.result({ ...answer, milliseconds });
+  out.result({ ...answer, switched: true, milliseconds });
 }
 
 function warnOf({ version, unreachable, jobs }: Upkeep): string[] {

@@ -7,8 +7,6 @@ import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Client, DatabaseError } from "pg";
-import { openDatabase } from "../../scripts/lib/connection.ts";
-import { advance, startLoading, work } from "../../scripts/lib/move.ts";
 import { createEmbedder } from "../../supabase/functions/_shared/providers.ts";
 import { type Finished, type Running, runJson, startCli } from "./cli.ts";
 import { Actors } from "./hammer/actors.ts";
@@ -26,6 +24,7 @@ import {
   COLUMNS,
   createTable,
   inputOf,
+  loadVersion,
   MEMBERS,
   memberId,
   Notes,
@@ -173,16 +172,7 @@ class Hammer {
 
   async #loadFirst(owner: Client): Promise<void> {
     await createTable(owner, this.#notes);
-    const db = await openDatabase(this.#url);
-    const target = { collection: COLLECTION, version: 1 };
-    try {
-      await startLoading(db, target);
-      await work(db, (space) => createEmbedder(space, {}), { ...target, batch: 500, lanes: 2 });
-      const state = await advance(db, target);
-      if (state !== "ready") throw new Error(`the first version is ${state}`);
-    } finally {
-      await db.close();
-    }
+    await loadVersion(this.#url, 1);
     await owner.query(`analyze public.${COLLECTION}`);
   }
 

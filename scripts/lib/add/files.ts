@@ -1,6 +1,6 @@
 /** Where the files of an added table go, and how they come there: all of them or none, and none over another. */
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { link, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 
 /** Paths relative to the project's folder. The way back stands beside the migrations, which the Supabase CLI would apply. */
@@ -49,6 +49,14 @@ export async function nextVersion(project: string, now: Date): Promise<string> {
   return versionAfter(last, now);
 }
 
+/** The path of the project's migration with this name, whatever its number; undefined where there is none. */
+export async function findMigration(project: string, name: string): Promise<string | undefined> {
+  const folder = "supabase/migrations";
+  const names = await readdir(join(resolve(project), folder)).catch(() => []);
+  const found = names.find((file) => /^\d+_/.test(file) && file.replace(/^\d+_/, "") === name);
+  return found && `${folder}/${found}`;
+}
+
 /** The time as migrations write it, or the number after the last one where that is later. */
 function versionAfter(last: string, now: Date): string {
   const stamp = now.toISOString().replace(/\D/g, "").slice(0, 14);
@@ -61,11 +69,18 @@ export async function writeFiles(
   files: readonly { readonly path: string; readonly text: string }[],
 ): Promise<void> {
   const written: string[] = [];
+  const drafts: string[] = [];
   try {
     for (const { path, text } of files) {
+      const draft = draftOf(join(resolve(project), path));
+      await mkdir(dirname(draft), { recursive: true });
+      drafts.push(draft);
+      await writeFile(draft, text);
+    }
+    // Whole or not at all, also when this process is killed meanwhile: a link takes no other file's place.
+    for (const { path } of files) {
       const file = join(resolve(project), path);
-      await mkdir(dirname(file), { recursive: true });
-      await writeFile(file, text, { flag: "wx" });
+      await link(draftOf(file), file);
       written.push(file);
     }
   } catch (error) {
@@ -73,11 +88,18 @@ export async function writeFiles(
     const there = error instanceof Error && "code" in error && error.code === "EEXIST" && "path" in error;
     throw new ReembedError(
       "refused",
-      there ? `${String(error.path)} is there already` : "the files could not be written",
+      there
+        ? `${String("dest" in error ? error.dest : error.path)} is there already`
+        : "the files could not be written",
       there
         ? "Move or remove it, or choose another --name."
         : "See that the project's folder is yours to write to.",
       { cause: error },
     );
+  } finally {
+    await Promise.all(drafts.map((draft) => rm(draft, { force: true })));
   }
 }
+
+/** The Supabase CLI takes it for no migration. */
+const draftOf = (file: string): string => join(dirname(file), `.${basename(file)}.draft`);

@@ -3,6 +3,9 @@
  * does with them what it likes. Anyone reads through the anonymous key; who is signed in reads the shelves that are theirs, as a membership policy says.
  */
 import type { Client } from "pg";
+import { openDatabase } from "../../../scripts/lib/connection.ts";
+import { advance, startLoading, work } from "../../../scripts/lib/move.ts";
+import { createEmbedder } from "../../../supabase/functions/_shared/providers.ts";
 import { Random } from "../random.ts";
 
 export const COLLECTION = "hammered";
@@ -146,5 +149,19 @@ export async function createTable(owner: Client, notes: Notes): Promise<void> {
       memberId(member),
       notes.shelves.slice(member * SHELVES_OF_A_MEMBER, (member + 1) * SHELVES_OF_A_MEMBER),
     ]);
+  }
+}
+
+/** Loads a version, builds its index and sees that it is ready, here in this process. */
+export async function loadVersion(url: string, version: number): Promise<void> {
+  const db = await openDatabase(url);
+  const target = { collection: COLLECTION, version };
+  try {
+    await startLoading(db, target);
+    await work(db, (space) => createEmbedder(space, {}), { ...target, batch: 500, lanes: 2 });
+    const state = await advance(db, target);
+    if (state !== "ready") throw new Error(`version ${version} is ${state}, not ready`);
+  } finally {
+    await db.close();
   }
 }
