@@ -604,8 +604,8 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
       },
     ]);
     await cycle("USE_VECTOR_1536", "true", [
-      { level: "error", message: expect.stringContaining("active version of course_content is 1") },
-      { level: "error", message: expect.stringContaining("active version of notes is 1") },
+      { level: "error", message: expect.stringContaining("course_content has not loaded its version 2 yet") },
+      { level: "error", message: expect.stringContaining("notes has 8 dimensions in its version 2") },
     ]);
     await cycle("SIMILARITY_THRESHOLD", "0.5", [
       { level: "warning", message: expect.stringContaining("notes v1 is 0") },

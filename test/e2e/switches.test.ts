@@ -89,12 +89,12 @@ test("the function backfill: a job is not tried again where OPENAI_EMBEDDING_MAX
   openai.faults.clear();
 });
 
-test("the function search: USE_VECTOR_1536 against the active version is refused before anything is paid", async () => {
+test("the function search: USE_VECTOR_1536 before its version is loaded is refused before anything is paid", async () => {
   const before = openai.stats().requests;
   const { status, answer } = await searchOverHttp({});
   expect({ status, code: answer.error.code }).toEqual({ status: 503, code: "environment_conflict" });
   expect(answer.error.message).toBe(
-    `USE_VECTOR_1536 is true, and the active version of course_content is 1 (${SMALL})`,
+    "USE_VECTOR_1536 is true, and course_content has not loaded its version 2 yet",
   );
   expect(openai.stats().requests).toBe(before);
 });

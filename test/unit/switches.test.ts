@@ -7,10 +7,11 @@ import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { ProviderError } from "../../supabase/functions/_shared/provider-error.ts";
 import { search } from "../../supabase/functions/_shared/search.ts";
 import {
-  checkActiveVersion,
+  checkInstead,
   readSwitches,
   type Switches,
   switchesIn,
+  versionInstead,
 } from "../../supabase/functions/_shared/switches.ts";
 import { workingBy, workSlice } from "../../supabase/functions/_shared/worker.ts";
 import { startFakeOpenAI } from "../support/fake-openai.ts";
@@ -82,31 +83,40 @@ describe("the switches", () => {
 });
 
 describe("USE_VECTOR_1536", () => {
-  const active = (version: number, dimensions: number) => ({
-    collection: "bora_docs",
-    version,
-    space: `openai/m@${dimensions}`,
-    dimensions,
+  const versionOf = (version: number, dimensions: number, coverage?: number) => ({
+    ...{ collection: "bora_docs", version, space: `openai/m@${dimensions}`, dimensions },
+    ...(coverage === undefined ? {} : { coverage }),
   });
 
   test.each([
-    [undefined, 1, 384, true],
-    [undefined, 2, 1536, true],
-    [true, 2, 1536, true],
-    [true, 3, 1536, true],
-    [true, 1, 384, false],
-    [true, 2, 3072, false],
-    [false, 1, 384, true],
-    [false, 1, 1536, true],
-    [false, 2, 1536, false],
-  ])("%s where version %i of %i dimensions is active: agrees %s", (use, version, dimensions, agrees) => {
-    const check = () => checkActiveVersion(use, active(version, dimensions));
-    if (agrees) return expect(check).not.toThrow();
-    const { code, status, message } = refusalOf(check);
-    expect({ code, status }).toEqual({ code: "environment_conflict", status: 503 });
-    expect(message).toBe(
-      `USE_VECTOR_1536 is ${use}, and the active version of bora_docs is ${version} (openai/m@${dimensions})`,
+    [undefined, 1, 384, undefined],
+    [undefined, 2, 1536, undefined],
+    [true, 2, 1536, undefined],
+    [true, 3, 1536, undefined],
+    [true, 1, 384, 2],
+    [true, 3, 3072, 2],
+    [false, 1, 384, undefined],
+    [false, 1, 1536, undefined],
+    [false, 2, 1536, 1],
+  ])(
+    "%s where version %i of %i dimensions is routed to: wants %s instead",
+    (use, version, dimensions, instead) => {
+      expect(versionInstead(use, versionOf(version, dimensions))).toBe(instead);
+    },
+  );
+
+  test.each([
+    [true, undefined, "has no version 2 that could answer"],
+    [true, versionOf(2, 3072), "has 3072 dimensions in its version 2"],
+    [true, versionOf(2, 1536, 0.4), "has not loaded its version 2 yet"],
+    [false, undefined, "has no version 1 that could answer"],
+    [false, versionOf(1, 384, 0.9), "has not loaded its version 1 yet"],
+  ])("%s is refused where what it wants cannot answer: %o", (use, wanted, why) => {
+    const { code, status, message } = refusalOf(() =>
+      checkInstead(use, versionOf(use ? 1 : 2, use ? 384 : 1536), wanted),
     );
+    expect({ code, status }).toEqual({ code: "environment_conflict", status: 503 });
+    expect(message).toBe(`USE_VECTOR_1536 is ${use}, and bora_docs ${why}`);
   });
 });
 
@@ -116,11 +126,15 @@ describe("a search", () => {
     ...{ dimensions: 2, query_prefix: "", document_prefix: "", max_input_tokens: 100 },
     ...{ function: "match_notes", hybrid: "hybrid_notes", filters: [], threshold: 0.5 },
   };
-  const searching = async (switches: Partial<Switches>, request: object = {}) => {
+  const searching = async (switches: Partial<Switches>, request: object = {}, second?: object) => {
     const calls: (readonly [string, unknown])[] = [];
     const rpc = async (name: string, args: Readonly<Record<string, unknown>>) => {
       calls.push([name, args.match_threshold]);
-      if (name === "embedding_route") return { ...ROUTE, active: args.version === null };
+      if (name === "embedding_route") {
+        if (args.version !== 2) return ROUTE;
+        if (second === undefined) throw new ReembedError("unknown_version", "no version 2", "");
+        return second;
+      }
       return name === "reembed_begin_query" ? { embedding: "[1,0]" } : [];
     };
     await search(
@@ -144,11 +158,21 @@ describe("a search", () => {
     expect(await searching(switches, { mode: "hybrid" })).toEqual(["hybrid_notes", undefined]);
   });
 
-  test("is refused before anything is paid where USE_VECTOR_1536 contradicts; one that names its version has chosen", async () => {
+  test("goes where USE_VECTOR_1536 wants it; one that names its version has chosen", async () => {
+    const v2 = { ...ROUTE, version: 2, active: false, dimensions: 1536, function: "match_notes_v2" };
+    expect(await searching({ USE_VECTOR_1536: true }, {}, v2)).toEqual(["match_notes_v2", null]);
+    expect(await searching({ USE_VECTOR_1536: false }, {}, v2)).toEqual(["match_notes", null]);
+    expect(await searching({ USE_VECTOR_1536: true }, { version: 1 }, v2)).toEqual(["match_notes", null]);
+  });
+
+  test("is refused before anything is paid where what USE_VECTOR_1536 wants cannot answer", async () => {
     await expect(searching({ USE_VECTOR_1536: true })).rejects.toMatchObject({
       code: "environment_conflict",
     });
-    expect(await searching({ USE_VECTOR_1536: true }, { version: 1 })).toEqual(["match_notes", null]);
+    const loading = { ...ROUTE, version: 2, dimensions: 1536, coverage: 0.5 };
+    await expect(searching({ USE_VECTOR_1536: true }, {}, loading)).rejects.toMatchObject({
+      code: "environment_conflict",
+    });
   });
 });
 

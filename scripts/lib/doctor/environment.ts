@@ -1,9 +1,11 @@
 /** The switches of the environment that the doctor runs in, against the database: what the functions would refuse at their first request. */
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import {
-  checkActiveVersion,
+  checkInstead,
   checkModel,
+  type RoutedVersion,
   readSwitches,
+  versionInstead,
 } from "../../../supabase/functions/_shared/switches.ts";
 import type { Finding, Patient, Rule } from "./rule.ts";
 
@@ -32,7 +34,19 @@ export const environment: Rule = {
         passes("OPENAI_EMBEDDING_MODEL", () => checkModel(switches.OPENAI_EMBEDDING_MODEL, space));
     }
     for (const active of await activeVersions(patient)) {
-      passes("USE_VECTOR_1536", () => checkActiveVersion(switches.USE_VECTOR_1536, active));
+      const use1536 = switches.USE_VECTOR_1536;
+      const instead = versionInstead(use1536, active);
+      if (use1536 !== undefined && instead !== undefined) {
+        const wanted = await loadedVersion(patient, active.collection, instead);
+        if (passes("USE_VECTOR_1536", () => checkInstead(use1536, active, wanted))) {
+          findings.push({
+            level: "warning",
+            object: "USE_VECTOR_1536",
+            message: `it is ${use1536}: searches of ${active.collection} go to its version ${instead}, whichever is active`,
+            fix: "Unset it where reembed cutover and reembed rollback are to switch searches.",
+          });
+        }
+      }
       const threshold = switches.SIMILARITY_THRESHOLD;
       if (threshold === undefined || threshold === active.threshold) continue;
       findings.push({
@@ -51,3 +65,18 @@ const activeVersions = ({ db }: Patient) =>
     `select c.name as collection, v.number as version, s.id as space, s.dimensions, v.match_threshold as threshold
        from reembed.collections c join reembed.versions v on v.id = c.active_version join reembed.spaces s on s.id = v.space_id order by 1`,
   );
+
+/** A version as searches see it; undefined where there is none. */
+async function loadedVersion(
+  { db }: Patient,
+  collection: string,
+  version: number,
+): Promise<RoutedVersion | undefined> {
+  const [row] = await db.query<{ route: RoutedVersion }>(
+    `select public.embedding_route(c.name, v.number) as route
+       from reembed.collections c join reembed.versions v on v.collection_id = c.id
+      where c.name = $1 and v.number = $2 and v.state <> 'retired'`,
+    [collection, version],
+  );
+  return row?.route;
+}

@@ -7,7 +7,7 @@ import type { Space } from "./embedder.ts";
 import { type ErrorCode, ReembedError } from "./errors.ts";
 import { type EmbeddedQuery, embedQuery, normalizeQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
-import { checkActiveVersion, type Switches } from "./switches.ts";
+import { checkInstead, type Switches, versionInstead } from "./switches.ts";
 
 const route = z.object({
   collection: z.string(),
@@ -90,7 +90,7 @@ export interface SearchPorts extends QueryPorts {
 
 /**
  * Answers a text query.
- * @throws ReembedError of the route, the rate, the provider or the RPC, `environment_conflict` where a switch contradicts the route. A version that is finalized between route and search is noticed and the search
+ * @throws ReembedError of the route, the rate, the provider or the RPC, `environment_conflict` where a switch wants a version that cannot answer. A version that is finalized between route and search is noticed and the search
  * routed once more.
  */
 export async function search(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
@@ -105,18 +105,7 @@ export async function search(ports: SearchPorts, request: SearchRequest): Promis
 }
 
 async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
-  const to = route.parse(
-    await ports.caller("embedding_route", {
-      collection: request.collection,
-      version: request.version ?? null,
-      // Whoever names a version has chosen for itself.
-      ...(request.version === undefined && ports.callerBucket !== undefined
-        ? { caller_bucket: ports.callerBucket }
-        : {}),
-    }),
-  );
-  // A request that names a version has chosen for itself.
-  if (request.version === undefined && to.active) checkActiveVersion(ports.switches?.USE_VECTOR_1536, to);
+  const to = await routeOf(ports, request);
   const mode = request.mode ?? "semantic";
   // Refused before a token is paid.
   checkMode(to, mode, request);
@@ -129,6 +118,34 @@ async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<S
     ports.keepAlive?.(counted);
   }
   return answered;
+}
+
+/** Which version answers: the one that the request names; else the one that the database routes the caller to, unless USE_VECTOR_1536 wants another. */
+async function routeOf(ports: SearchPorts, request: SearchRequest): Promise<Route> {
+  const ask = async (version: number | undefined) =>
+    route.parse(
+      await ports.caller("embedding_route", {
+        collection: request.collection,
+        version: version ?? null,
+        // Whoever names a version has chosen for itself.
+        ...(version === undefined && ports.callerBucket !== undefined
+          ? { caller_bucket: ports.callerBucket }
+          : {}),
+      }),
+    );
+  const to = await ask(request.version);
+  const use1536 = ports.switches?.USE_VECTOR_1536;
+  if (request.version !== undefined || use1536 === undefined) return to;
+  const instead = versionInstead(use1536, to);
+  if (instead === undefined) return to;
+  const wanted = await ask(instead).catch((error: unknown) => {
+    const isMissing =
+      error instanceof ReembedError && ["unknown_version", "version_retired"].includes(error.code);
+    if (!isMissing) throw error;
+    return undefined;
+  });
+  checkInstead(use1536, to, wanted);
+  return wanted;
 }
 
 /** How long the version's RPC took; null until it has answered. */

@@ -1,6 +1,6 @@
 /**
- * The environment variables by which apps choose how they embed and search. They keep their meaning where they are set, and never overrule the
- * database: which version answers and which model embeds stand there, and a variable that says otherwise is refused, not guessed about.
+ * The environment variables by which apps choose how they embed and search. They keep their meaning where they are set; what the database cannot do
+ * as they say (a model that is not the space's, a version that is not loaded) is refused, not guessed about.
  */
 import { z } from "zod";
 import { ReembedError } from "./errors.ts";
@@ -101,25 +101,50 @@ export function checkModel(
   );
 }
 
-/** What USE_VECTOR_1536 is compared with: the version that is searched when a request names none. */
-export interface ActiveVersion {
+/** A version that could answer a search that names none. */
+export interface RoutedVersion {
   readonly collection: string;
   readonly version: number;
   readonly space: string;
   readonly dimensions: number;
+  /** The share of its rows that have a vector, while it is not fully loaded. */
+  readonly coverage?: number | undefined;
+}
+
+const agrees = (use1536: boolean, { dimensions, version }: RoutedVersion) =>
+  use1536 ? dimensions === 1_536 : dimensions !== 1_536 || version === 1;
+
+/**
+ * The number of the version that USE_VECTOR_1536 wants searched instead of the one that is routed to: v2 for true, v1 for false; undefined
+ * where that one is right already, or the switch is not set.
+ */
+export function versionInstead(use1536: boolean | undefined, routed: RoutedVersion): number | undefined {
+  if (use1536 === undefined || agrees(use1536, routed)) return;
+  return use1536 ? 2 : 1;
 }
 
 /**
- * USE_VECTOR_1536 against the active version: true says that vectors of 1536 dimensions are searched, false that the first version still is.
- * @throws ReembedError `environment_conflict` when the database says otherwise
+ * Checks that what USE_VECTOR_1536 wants searched can be.
+ * @param wanted the version of the number that `versionInstead` said; undefined where the collection has none, or it was finalized
+ * @throws ReembedError `environment_conflict` where it is not there, not wholly loaded, or not what the switch says
  */
-export function checkActiveVersion(use1536: boolean | undefined, active: ActiveVersion): void {
-  if (use1536 === undefined) return;
-  const { collection, version, space, dimensions } = active;
-  const agrees = use1536 ? dimensions === 1_536 : dimensions !== 1_536 || version === 1;
-  if (agrees) return;
+export function checkInstead(
+  use1536: boolean,
+  routed: RoutedVersion,
+  wanted: RoutedVersion | undefined,
+): asserts wanted is RoutedVersion {
+  const number = use1536 ? 2 : 1;
+  const why =
+    wanted === undefined
+      ? `has no version ${number} that could answer`
+      : !agrees(use1536, wanted)
+        ? `has ${wanted.dimensions} dimensions in its version ${number}`
+        : wanted.coverage !== undefined
+          ? `has not loaded its version ${number} yet`
+          : undefined;
+  if (why === undefined) return;
   throw conflict(
-    `USE_VECTOR_1536 is ${use1536}, and the active version of ${collection} is ${version} (${space})`,
-    "Unset USE_VECTOR_1536: searches follow the active version, which reembed cutover and reembed rollback switch.",
+    `USE_VECTOR_1536 is ${use1536}, and ${routed.collection} ${why}`,
+    "Unset USE_VECTOR_1536: searches then follow the active version, which reembed cutover and reembed rollback switch.",
   );
 }
