@@ -5,6 +5,7 @@ import { openBatchStore } from "../../scripts/lib/batch-store.ts";
 import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
 import { paceOn, work } from "../../scripts/lib/move.ts";
 import { type BatchOptions, type BatchReport, workBatches } from "../../supabase/functions/_shared/batch.ts";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { createBatchProvider, createEmbedder } from "../../supabase/functions/_shared/providers.ts";
 import { createQueue } from "../../supabase/functions/_shared/queue.ts";
 import { runCli, runJson, startCli } from "../support/cli.ts";
@@ -469,6 +470,24 @@ describePostgres("the batch lane", () => {
     expect(one.counts.done + two.counts.done).toBe(ROWS);
     boughtOnce();
     expect(openai.batches.made).toHaveLength(1);
+    await expectWhole();
+  });
+
+  test("a process that is asked away for a moment, while another looks whether it may drive the batch, goes on", async () => {
+    const { store } = ports();
+    let isFirst = true;
+    const interrupted: typeof store = {
+      ...store,
+      gather: async (...args) => {
+        if (isFirst) {
+          isFirst = false;
+          throw new ReembedError("busy", "the batch is driven by another process", "Look again later.");
+        }
+        return store.gather(...args);
+      },
+    };
+    expect(await run({}, { store: interrupted })).toMatchObject({ ended: "done" });
+    boughtOnce();
     await expectWhole();
   });
 

@@ -211,11 +211,18 @@ async function prepare(run: Run, batch: DrivenBatch): Promise<boolean> {
   let tokens = 0;
   let settled = 0;
   while (rows < mostRows && tokens < mostTokens && !options.signal.aborted) {
-    const gathered = await store.gather(
-      batch.id,
-      Math.min(CLAIM.rows, mostRows - rows),
-      Math.min(CLAIM.tokens, mostTokens - tokens),
+    const gathered = await unlessBusy(() =>
+      store.gather(
+        batch.id,
+        Math.min(CLAIM.rows, mostRows - rows),
+        Math.min(CLAIM.tokens, mostTokens - tokens),
+      ),
     );
+    // Another process has just looked whether it may drive the batch, or drives it.
+    if (gathered === undefined) {
+      if ((await store.take(batch.id)) === null) return false;
+      continue;
+    }
     const { claim } = gathered;
     rows += gathered.rows;
     tokens += gathered.tokens;
@@ -247,6 +254,16 @@ async function prepare(run: Run, batch: DrivenBatch): Promise<boolean> {
   }
   // Stopped while gathering: the next run submits what there is.
   return options.signal.aborted ? true : moveOn(run, { ...batch, rows });
+}
+
+/** The answer, or undefined where the database says that another has what it would need, and nothing was changed. */
+async function unlessBusy<T>(call: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await call();
+  } catch (error) {
+    if (error instanceof ReembedError && error.code === "busy") return undefined;
+    throw error;
+  }
 }
 
 /** Takes a batch as far as it goes now. Returns whether it got further. */
