@@ -5,7 +5,6 @@ import { advance, startLoading } from "../lib/move.ts";
 import { collectionName, type DatabaseOptions, versionNumber, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput } from "../lib/output.ts";
 import { chooseCollection } from "../lib/targets.ts";
-import { withoutStatementTimeout } from "../lib/time-out.ts";
 
 interface Options extends DatabaseOptions {
   readonly collection?: string;
@@ -47,7 +46,6 @@ Example:
                from reembed.version_numbered($1, $2) v`,
             [target.collection, target.version],
           );
-          await withoutStatementTimeout(db);
           const state = await advance(db, target);
           const { adopted, enqueued } = counts ?? { adopted: 0, enqueued: 0 };
           out.say(

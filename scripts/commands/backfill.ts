@@ -10,6 +10,7 @@ import { workingBy } from "../../supabase/functions/_shared/worker.ts";
 import { openBatchStore } from "../lib/batch-store.ts";
 import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
+import { withIndexProgress } from "../lib/index-progress.ts";
 import { advance, LANES, type MoveTarget, paceOn, startLoading, work } from "../lib/move.ts";
 import {
   collectionName,
@@ -25,7 +26,6 @@ import { batchesFrom, embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { spentSince, timeOf } from "../lib/spending.ts";
 import { chooseCollection, chooseVersion, type VersionEntry } from "../lib/targets.ts";
-import { withoutStatementTimeout } from "../lib/time-out.ts";
 import {
   add,
   counted,
@@ -119,7 +119,6 @@ async function backfill(options: Options): Promise<void> {
       : "stopping: what is being embedded is finished or given back; a second time ends at once";
   await untilSignalled(
     () => out.note(stopping),
-    // One connection: what is set for the index build holds for it.
     (signal) => withDatabase(options, (db) => load(db, options, out, signal), 1),
   );
 }
@@ -149,8 +148,7 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
       : batched;
   let state: string | undefined;
   if (!signal.aborted && report.ended !== "paused") {
-    await withoutStatementTimeout(db);
-    state = await advance(db, target);
+    state = await withIndexProgress(out, signal, (watching) => advance(db, target, watching));
   }
   await summarize(db, { target, version, report, enqueued, since, began, state }, out);
 }

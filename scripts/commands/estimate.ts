@@ -7,7 +7,7 @@ import { LONG_TEXT_POLICIES } from "../../supabase/functions/_shared/long-text.t
 import { UTF8_BYTES_PER_TOKEN } from "../../supabase/functions/_shared/tokens.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
-import { diskOf, indexableType, type VectorType } from "../lib/disk.ts";
+import { bytesOfVectors, indexableType, type VectorType } from "../lib/disk.ts";
 import { createTally, type Totals } from "../lib/estimate.ts";
 import {
   collectionName,
@@ -137,7 +137,11 @@ async function estimateIn(db: Database, options: Options, out: Output): Promise<
 
   const totals = tally.totals();
   const cost = costOf(totals);
-  const disk = diskOf(read.rows - totals.blank, type, space.dimensions);
+  const vectors = read.rows - totals.blank;
+  const [index] = await db.query<{ bytes: number }>(
+    "select reembed.hnsw_bytes($1, $2, $3)::float8 as bytes",
+    [vectors, type, space.dimensions],
+  );
   const result = {
     collection: version.collection,
     version: options.space === undefined ? version.version : null,
@@ -156,7 +160,11 @@ async function estimateIn(db: Database, options: Options, out: Output): Promise<
     batch_cost_usd: space.provider === "openai" ? cost * batch_factor : null,
     tokens_per_minute: options.tpm ?? null,
     hours: options.tpm === undefined ? null : totals.tokens / options.tpm / 60,
-    disk: { type, vectors_bytes: disk.vectorBytes, index_bytes: disk.indexBytes },
+    disk: {
+      type,
+      vectors_bytes: bytesOfVectors(vectors, type, space.dimensions),
+      index_bytes: index?.bytes ?? 0,
+    },
   };
   print(result, space, tokenizer, out);
   if (space.provider === "openai" && price === 0) {

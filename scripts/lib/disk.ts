@@ -1,11 +1,6 @@
-/** How much disk vectors and their index take, from the layout of PostgreSQL's and pgvector's pages. Tested against both. */
+/** How much disk vectors take, from the layout of PostgreSQL's pages; `reembed.hnsw_bytes` says it of their index. Tested against PostgreSQL. */
 
 export type VectorType = "vector" | "halfvec";
-
-export interface Disk {
-  readonly vectorBytes: number;
-  readonly indexBytes: number;
-}
 
 const PAGE = 8_192;
 /** A page's header of 24 bytes is left out here, the pointer of 4 bytes to each of its tuples counted with the tuple. */
@@ -17,23 +12,9 @@ const LONGEST_INLINE = 2_000;
 const CHUNK = 1_996;
 const CHUNK_OVERHEAD = 36;
 
-/** pgvector's HNSW: an element has 72 bytes before its vector; its neighbours are 4 bytes and 6 for each of 2m links, m = 16; a page ends with 8 bytes of its own. */
-const ELEMENT_HEADER = 72;
-const NEIGHBOURS = 4 + 2 * 16 * 6;
-const INDEX_PAGE_ROOM = PAGE_ROOM - 8;
-
-/**
- * Bytes on disk of so many vectors, and of an HNSW index over them with pgvector's default m. Bytes a row: 8,192 and 8,192 for vector(1536), half of
- * both for halfvec(1536).
- */
-export function diskOf(rows: number, type: VectorType, dimensions: number): Disk {
-  const vector = 8 + dimensions * (type === "vector" ? 4 : 2);
-  return {
-    vectorBytes: Math.round(rows * storedBytes(vector)),
-    indexBytes: Math.round(
-      rows * sharePage(aligned(ELEMENT_HEADER + vector) + aligned(NEIGHBOURS) + 2 * POINTER, INDEX_PAGE_ROOM),
-    ),
-  };
+/** Bytes on disk of so many vectors: 8,192 a row for vector(1536), half of it for halfvec(1536). */
+export function bytesOfVectors(rows: number, type: VectorType, dimensions: number): number {
+  return Math.round(rows * storedBytes(8 + dimensions * (type === "vector" ? 4 : 2)));
 }
 
 /** The type that a column of so many dimensions needs for an HNSW index: it holds 2,000 of vector. */

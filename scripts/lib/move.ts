@@ -13,6 +13,7 @@ import {
   workSlice,
 } from "../../supabase/functions/_shared/worker.ts";
 import type { Database } from "./connection.ts";
+import { type BuildOptions, buildIndex } from "./index-build.ts";
 
 /** Claims that a CLI works on at once: enough to hide a provider's latency, each on a connection of its own. */
 export const LANES = 4;
@@ -115,7 +116,11 @@ export function paceOn(db: Database, signal: AbortSignal | undefined, rate?: num
  * Moves a version on as far as the facts allow, building its index when that is what is missing. Returns its state.
  * The index is built concurrently: searches and writes go on meanwhile.
  */
-export async function advance(db: Database, { collection, version }: MoveTarget): Promise<string> {
+export async function advance(
+  db: Database,
+  { collection, version }: MoveTarget,
+  options: BuildOptions = {},
+): Promise<string> {
   const step = async () => {
     const [row] = await db.query<{ state: string }>("select reembed.advance($1, $2) as state", [
       collection,
@@ -125,34 +130,6 @@ export async function advance(db: Database, { collection, version }: MoveTarget)
   };
   const state = await step();
   if (state !== "indexing") return state;
-  await buildIndex(db, { collection, version });
+  await buildIndex(db, { collection, version }, options);
   return step();
-}
-
-/**
- * Builds a version's HNSW index where it is missing. An INVALID one that a failed build left is replaced.
- * @throws ReembedError `busy` when another session is building it: its index is INVALID until then, and a drop would wait for it and remove it.
- */
-export async function buildIndex(db: Database, { collection, version }: MoveTarget): Promise<void> {
-  const [leftover] = await db.query<{ drop: string; builder: number | null }>(
-    `select format('drop index concurrently %s', i.indexrelid::regclass) as drop,
-            (select b.pid from pg_stat_progress_create_index b where b.index_relid = i.indexrelid limit 1) as builder
-       from pg_index i join pg_class x on x.oid = i.indexrelid
-       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-      where i.indrelid = (reembed.version_numbered($1, $2)).vector_table
-        and a.attname = (reembed.version_numbered($1, $2)).vector_column and not i.indisvalid`,
-    [collection, version],
-  );
-  if (leftover !== undefined && leftover.builder !== null)
-    throw new ReembedError(
-      "busy",
-      `another session (pid ${leftover.builder}) is building the index of ${collection} v${version}`,
-      "Run this again when it is done; select * from pg_stat_progress_create_index shows how far it is.",
-    );
-  if (leftover) await db.query(leftover.drop);
-  const [statement] = await db.query<{ sql: string }>("select reembed.index_sql($1, $2) as sql", [
-    collection,
-    version,
-  ]);
-  if (statement) await db.query(statement.sql);
 }

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { budgetState, describeBudget, nameOfBudget } from "../../supabase/functions/_shared/budget.ts";
 import type { Database } from "./connection.ts";
+import { describeBuild, indexState } from "./index-build.ts";
 import { dollars, duration, percent, table } from "./output.ts";
 
 const versionStatus = z.object({
@@ -27,6 +28,7 @@ const versionStatus = z.object({
   eta_seconds: z.number().nullable(),
   /** The exhausted budget because of which nothing is bought. */
   budget: budgetState.nullable(),
+  index: indexState,
   tokens: z.number(),
   cost_usd: z.number(),
   tokens_reserved: z.number(),
@@ -134,6 +136,8 @@ export function summarizeStatus({ collections, spaces }: Status): string[] {
           `${dollars(version.cost_usd)} spent`,
           `${dollars(version.cost_usd_reserved)} reserved`,
         ];
+        const index = describeBuild(version.index, version.current);
+        if (index !== undefined) parts.push(`index ${index}`);
         if (version.budget) parts.push(`${nameOfBudget(version.budget)} is spent`);
         return parts.join(", ");
       }),
@@ -166,7 +170,7 @@ const rate = ({ rows_per_second: rows }: Version): string =>
 const eta = ({ pending, eta_seconds }: Version): string =>
   pending === 0 || eta_seconds === null ? "-" : duration(eta_seconds);
 
-/** What needs words: reservations, failures with their reasons, a budget that is spent. */
+/** What needs words: reservations, an index that is being built or was left, failures with their reasons, a budget that is spent. */
 function remarks(version: Version): string[] {
   const name = `v${version.version}`;
   const lines: string[] = [];
@@ -174,6 +178,8 @@ function remarks(version: Version): string[] {
     lines.push(
       `${name}: ${version.tokens_reserved} tokens (${dollars(version.cost_usd_reserved)}) are reserved for requests under way`,
     );
+  const index = describeBuild(version.index, version.current);
+  if (index !== undefined) lines.push(`${name}: its index ${index}`);
   for (const { error, rows } of version.reasons) lines.push(`${name}: ${rows} failed: ${error}`);
   if (version.budget)
     lines.push(`${name}: nothing is bought, ${nameOfBudget(version.budget)} is spent or too small`);

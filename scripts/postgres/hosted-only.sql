@@ -13,6 +13,9 @@ create table cron.job_run_details (
 );
 create function cron.schedule(job_name text, schedule text, command text) returns bigint language sql as 'select 0::bigint';
 create function cron.unschedule(job_name text) returns boolean language sql as 'select true';
+create function cron.alter_job(
+  job_id bigint, schedule text default null, command text default null, database text default null, username text default null, active boolean default null
+) returns void language sql as '';
 
 create schema net;
 create function net.http_post(

@@ -212,23 +212,6 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function reembed.has_index(reembed.versions) is 'Whether a valid HNSW index for cosine distance stands on the version''s vectors.';
 
-create function reembed.index_sql(collection text, version int, build_concurrently boolean default true) returns text
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v constant reembed.versions := reembed.version_numbered(collection, version);
-  full_name constant text := format('%s_%s_hnsw', (select x.relname from pg_catalog.pg_class x where x.oid = v.vector_table), v.vector_column);
-  -- A name that is cut could be another version's: `if not exists` would then build nothing.
-  index_name constant text := case when octet_length(full_name) < 64 then full_name else format('%s_v%s_hnsw', index_sql.collection, v.number) end;
-begin
-  return format('create index %s if not exists %I on %s using hnsw (%I extensions.%s)',
-    case when build_concurrently then 'concurrently' else '' end, index_name, v.vector_table, v.vector_column,
-    (select case when format_type(a.atttypid, null) = 'extensions.halfvec' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end
-       from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column));
-end
-$$;
-comment on function reembed.index_sql(text, int, boolean) is
-  'The statement that builds a version''s HNSW index. Concurrently it must be run by itself, outside a transaction, over a direct connection.';
-
 create function reembed.pending(v reembed.versions) returns bigint
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select count(*) from reembed.jobs j where j.version_id = v.id and j.priority = 1 and j.failed_at is null

@@ -197,6 +197,7 @@ begin
       end if;
       v := reembed.transition(v.id, 'start_loading', 'loading', start_loading.actor, start_loading.reason);
       perform reembed.create_triggers(v);
+      perform reembed.keep_index_from_start(v);
       return;
     exception when lock_not_available then
       perform pg_sleep(0.05 * attempt);

@@ -111,7 +111,7 @@ begin
     'pending', edits + backfill, 'pending_edits', edits, 'leased', j -> 'leased', 'failed', failed, 'reasons', j -> 'reasons',
     'oldest_edit_seconds', j -> 'oldest_edit_seconds', 'oldest_backfill_seconds', j -> 'oldest_backfill_seconds',
     'rows_per_second', coalesce(per_second, 0), 'eta_seconds', case when edits + backfill = 0 then 0 else ceil((edits + backfill) / nullif(per_second, 0)) end,
-    'budget', reembed.out_of_budget(v))
+    'budget', reembed.out_of_budget(v), 'index', reembed.index_state(v))
     || (select jsonb_build_object(
           'tokens', coalesce(sum(u.tokens) filter (where u.state <> 'reserved'), 0),
           'cost_usd', coalesce(sum(u.cost_usd) filter (where u.state <> 'reserved'), 0),
@@ -163,6 +163,6 @@ begin
 end
 $$;
 comment on function reembed.status() is
-  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached } }. Counted, not estimated, but for the rows of a large table without a maintained version.';
+  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), index: index_state, tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached } }. Counted, not estimated, but for the rows of a large table without a maintained version.';
 
 revoke execute on all functions in schema reembed from public;

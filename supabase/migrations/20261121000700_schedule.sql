@@ -123,6 +123,7 @@ declare
 begin
   -- What abandoned and finalized versions left, a part at each tick.
   perform reembed.sweep(5000);
+  perform reembed.conduct();
   if not reembed.work_is_due() then
     return 'idle';
   end if;
@@ -179,7 +180,8 @@ begin
   if to_regnamespace('cron') is null then
     return 0;
   end if;
-  execute 'select count(cron.unschedule(jobname)) from cron.job where jobname like ''reembed-%''' into removed;
+  -- The jobs of an index that is being built end by themselves.
+  execute 'select count(cron.unschedule(jobname)) from cron.job where jobname like ''reembed-%'' and jobname not like ''reembed-index-%''' into removed;
   return removed;
 end
 $$;

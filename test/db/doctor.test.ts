@@ -193,6 +193,8 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
 
   test("6 vector-index, 8 index-memory", async () => {
     const many = await createCollection(ward.client, "many");
+    // What a small table has from its start.
+    await ward.client.query("drop index public.many_embedding_1_hnsw");
     expect(await ward.findings("vector-index")).toMatchObject([{ level: "info", object: "many v1" }]);
     await ward.client.query(
       "create index many_embedding_1_hnsw on public.many using hnsw (embedding_1 extensions.vector_cosine_ops)",
@@ -217,20 +219,27 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
         { level: "error", object: "many v1" },
       ],
     );
+    await ward.client.query(`
+      create table public.wide (id int primary key, body text, embedding extensions.vector(2000));
+      create function public.wide_input(r public.wide) returns text language sql immutable as 'select r.body';
+      begin;
+      select reembed.add_space('test', 'wide', 2000), reembed.add_collection('wide', 'public.wide', array['id']);
+      select reembed.add_version('wide', 'test/wide@2000', 'embedding', 'public.wide_input');
+      commit;`);
     await ward.cycle(
       "index-memory",
-      () => ward.db.query("set maintenance_work_mem = '1MB'"),
+      "update pg_class set reltuples = 1000000 where oid = 'public.wide'::regclass",
       [
         {
           level: "warning",
-          object: "many v2",
-          fix: expect.stringMatching(/^alter role postgres set maintenance_work_mem = '\dMB';$/),
+          object: "wide v1",
+          fix: expect.stringMatching(/^alter role postgres set maintenance_work_mem = '\d+MB';$/),
         },
       ],
-      () => ward.db.query("set maintenance_work_mem = '3MB'"),
+      () => ward.db.query("set maintenance_work_mem = '20GB'"),
     );
     await ward.db.query("reset maintenance_work_mem");
-    await ward.client.query("select reembed.remove_collection('many')");
+    await ward.client.query("select reembed.remove_collection('many'), reembed.remove_collection('wide')");
   });
 
   test("7 search-settings", async () => {

@@ -259,6 +259,8 @@ describePostgres("evaluate", () => {
       );
       ({ collection } = await loaded(client, "many", rows));
       // As poor an index as there is, so that there is something to miss.
+      // What the small table has from its start.
+      await client.query("drop index many_embedding_1_hnsw");
       await client.query(
         `create index many_poor on ${collection.table} using hnsw (embedding_2 extensions.vector_cosine_ops) with (m = 2, ef_construction = 4)`,
       );
