@@ -58,7 +58,7 @@ export function addCanary(program: Command): void {
 Callers are told apart by the user's token, else by the header x-reembed-caller; who has neither is answered by the active version. A caller stays on
 one side while the share stays or grows. When the version leaves more searches empty or is slower than a rule allows, its share becomes 0 by itself.
 
-Examples:
+Example:
   npm run -s reembed -- canary --collection course_content --version 2 --percent 5
   npm run -s reembed -- canary --collection course_content`,
     )

@@ -37,6 +37,7 @@ describe("without a database", () => {
     "search",
     "index",
     "evaluate",
+    "canary",
     "cutover",
     "rollback",
     "finalize",
@@ -44,6 +45,7 @@ describe("without a database", () => {
     "resume",
     "retry",
     "reconcile",
+    "doctor",
   ];
 
   test("help lists the commands, and each has help with an example", async () => {
