@@ -324,6 +324,14 @@ begin
     end;
   end loop;
 
+  -- What others are buying is asked before what is stored: a lease that ends between the two has left its vector by then, and one cannot begin, while
+  -- the space's row is held. The other way round its text would be bought twice.
+  select coalesce(jsonb_object_agg(encode(h.hash, 'hex'), held.due), '{}') into due_again
+    from (select distinct unnest(hashes_given) as hash) h
+   cross join lateral (select reembed.deferred_until(s.id, l.lease_until) as due
+                         from (select o.version_id, o.lease_until from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) l
+                        where l.version_id in (select x.id from reembed.versions x where x.space_id = s.id)
+                        limit 1) held;
   -- A text that has a stored vector in this version is not bought again.
   copyable := reembed.copyable_hashes(v, hashes_given);
   if cardinality(copyable) > 0 then
@@ -338,12 +346,6 @@ begin
   end if;
 
   -- A text that another live lease of this space is buying is left for a while: then it is current elsewhere, and copied.
-  select coalesce(jsonb_object_agg(encode(h.hash, 'hex'), held.due), '{}') into due_again
-    from (select distinct unnest(hashes_given) as hash) h
-   cross join lateral (select reembed.deferred_until(s.id, l.lease_until) as due
-                         from (select o.version_id, o.lease_until from reembed.jobs o where o.lease_hash = h.hash and o.lease_until > clock_timestamp() offset 0) l
-                        where l.version_id in (select x.id from reembed.versions x where x.space_id = s.id)
-                        limit 1) held;
   if due_again <> '{}' then
     select coalesce(jsonb_object_agg(g.row_id, due_again -> (g.job ->> 'hash')) filter (where due_again ? (g.job ->> 'hash')), '{}'),
            coalesce(array_agg(g.job order by g.n) filter (where not due_again ? (g.job ->> 'hash')), '{}')

@@ -802,6 +802,33 @@ describePostgres("the protocol", () => {
       const given = (await claiming).jobs.length;
       return { given, violations: (await violations(app.client)).length };
     }
+    describe("asks what others are buying before it asks what is stored", () => {
+      /** A text that one lease holds while a claim is held in the midst of its questions; the lease ends meanwhile. How often the claim buys it. */
+      async function completeBetween(): Promise<number> {
+        const collection = await twins();
+        const lease = await claim(worker.client, { collection, maxRows: 1 });
+        await observer.client.query("select pg_advisory_lock(42)");
+        const claiming = claim(app.client, { collection });
+        await untilBlocked(observer.client, app, claiming);
+        await complete(worker.client, lease);
+        await observer.client.query("select pg_advisory_unlock(42)");
+        return (await claiming).jobs.length;
+      }
+      const asksWhatIsStored = "copyable := reembed.copyable_hashes(v, hashes_given);";
+      const asksWhatIsHeld =
+        "select coalesce(jsonb_object_agg(encode(h.hash, 'hex'), held.due), '{}') into due_again";
+      test("holds", async () => {
+        await without(CLAIM, [[asksWhatIsStored, `${PAUSE} ${asksWhatIsStored}`]]);
+        expect(await completeBetween()).toBe(0);
+      });
+      test("is needed: the other way round it is bought twice", async () => {
+        await without(CLAIM, [
+          [asksWhatIsStored, ""],
+          [asksWhatIsHeld, `${asksWhatIsStored} ${PAUSE} ${asksWhatIsHeld}`],
+        ]);
+        expect(await completeBetween()).toBe(1);
+      });
+    });
     describe("reads the texts in a later statement than the one that locks the jobs", () => {
       test("holds", async () => {
         await without(CLAIM, [["for priority_now in 0..1 loop", `${PAUSE} for priority_now in 0..1 loop`]]);
