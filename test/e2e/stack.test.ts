@@ -209,7 +209,9 @@ function behavesLikeSupabase(database: () => Promise<NonNullable<StackOptions["d
         notify pgrst, 'reload schema';
         commit;`),
     );
-    await vi.waitFor(async () => expect((await client.rpc("echo", { said: [1, 2] })).data).toBe(2));
+    await vi.waitFor(async () => expect((await client.rpc("echo", { said: [1, 2] })).data).toBe(2), {
+      timeout: 20_000,
+    });
     await withDatabase(stack, (database) =>
       database.query(`
         create function public.unannounced(said extensions.vector) returns int language sql stable
