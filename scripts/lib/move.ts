@@ -16,7 +16,7 @@ import type { Database } from "./connection.ts";
 import { type BuildOptions, buildIndex } from "./index-build.ts";
 
 /** Claims that a CLI works on at once: enough to hide a provider's latency, each on a connection of its own. */
-export const LANES = 4;
+export const LANES = 6;
 
 export interface MoveTarget {
   readonly collection: string;
