@@ -34,7 +34,7 @@ const SEARCHED_LATELY_MS = 5_000;
 /** Beside a write searches may take so many times what they take alone; below the lesser bound the worker dares more again. */
 const RATIO = { most: 2, least: 1.5 };
 /** Rests while others search, as multiples of the write before. */
-const REST = { first: 1, least: 0.5, most: 8 };
+const REST = { first: 1, least: 1, most: 8 };
 /** The middle one of so many samples counts: single ones are at the mercy of the machine. */
 const SAMPLES = 5;
 
