@@ -72,6 +72,34 @@ describe("an answer", () => {
   });
 });
 
+describe("a handler's own response", () => {
+  test("keeps its status, its headers and its stream, and is open to any origin with a request id", async () => {
+    const stream = new Blob(["data: one\n\n"]).stream();
+    const { fetch } = served(
+      async () =>
+        new Response(stream, {
+          status: 201,
+          headers: { "content-type": "text/event-stream", "x-own": "kept" },
+        }),
+    );
+    const response = await fetch(post("{}"));
+    expect(response.status).toBe(201);
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    expect(response.headers.get("x-own")).toBe("kept");
+    expect(response.headers.get("access-control-allow-origin")).toBe("*");
+    expect(response.headers.get("x-request-id")).toMatch(/^[0-9a-f-]{36}$/);
+    expect(await response.text()).toBe("data: one\n\n");
+  });
+
+  test("answers the methods that its function names, and no other", async () => {
+    const fetch = serve(async (request) => ({ method: request.method }), () => {}, ["GET", "POST"]);
+    const preflight = await fetch(new Request("http://functions/x", { method: "OPTIONS" }));
+    expect(preflight.headers.get("access-control-allow-methods")).toBe("GET, POST, OPTIONS");
+    expect(await (await fetch(new Request("http://functions/x"))).json()).toEqual({ method: "GET" });
+    expect((await fetch(new Request("http://functions/x", { method: "DELETE" }))).status).toBe(405);
+  });
+});
+
 describe("an error", () => {
   test.each(["GET", "PUT", "DELETE", "PATCH", "HEAD"])("of method: %s", async (method) => {
     const { fetch } = served(async () => ({}));

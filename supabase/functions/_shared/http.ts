@@ -2,46 +2,52 @@
 import type { z } from "zod";
 import { ReembedError } from "./errors.ts";
 
-/** A handler's answer: a JSON value, sent with 200. */
+/** A handler's answer: a JSON value, sent with 200, or a Response of its own, such as a stream or another status. */
 export type Handler = (request: Request, context: RequestContext) => Promise<unknown>;
 
 export interface RequestContext {
   readonly requestId: string;
 }
 
+/** What a function takes beside POST. */
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+
 const CORS = {
   "access-control-allow-origin": "*",
   "access-control-allow-headers":
     "authorization, x-client-info, apikey, content-type, x-request-id, x-region, x-reembed-caller",
-  "access-control-allow-methods": "POST, OPTIONS",
   "access-control-expose-headers": "x-request-id, retry-after",
   "access-control-max-age": "86400",
 };
 
 /**
- * Turns a handler into `fetch` for POST requests. Every answer carries `x-request-id`; every failure is
+ * Turns a handler into `fetch` for requests of these methods. Every answer carries CORS headers and `x-request-id`; every failure is
  * `{ error: { code, message, hint, request_id } }` with its documented status.
  * @param onBug receives what nobody foresaw, with its request id, for the function's log.
  */
 export function serve(
   handler: Handler,
   onBug: (requestId: string, error: unknown) => void,
+  methods: readonly Method[] = ["POST"],
 ): (request: Request) => Promise<Response> {
+  const allowed = [...methods, "OPTIONS"].join(", ");
   return async (request) => {
     const requestId = crypto.randomUUID();
     if (request.method === "OPTIONS") {
-      return new Response(null, { status: 204, headers: { ...CORS, "x-request-id": requestId } });
+      return withHeaders(new Response(null, { status: 204 }), requestId, {
+        "access-control-allow-methods": allowed,
+      });
     }
     try {
-      if (request.method !== "POST") {
+      if (!methods.some((method) => method === request.method)) {
         throw new ReembedError(
           "method_not_allowed",
           `${request.method} is not allowed here`,
-          "Send a POST with a JSON body.",
+          `This function takes ${methods.join(", ")}.`,
         );
       }
       const value = await handler(request, { requestId });
-      return json(200, value, requestId);
+      return value instanceof Response ? withHeaders(value, requestId) : json(200, value, requestId);
     } catch (error) {
       if (!(error instanceof ReembedError)) onBug(requestId, error);
       return errorResponse(error, requestId);
@@ -79,15 +85,18 @@ function json(
   requestId: string,
   headers: Record<string, string> = {},
 ): Response {
-  return new Response(JSON.stringify(value), {
-    status,
-    headers: {
-      ...CORS,
-      "content-type": "application/json; charset=utf-8",
-      "x-request-id": requestId,
-      ...headers,
-    },
+  return withHeaders(new Response(JSON.stringify(value), { status }), requestId, {
+    "content-type": "application/json; charset=utf-8",
+    ...headers,
   });
+}
+
+function withHeaders(response: Response, requestId: string, headers: Record<string, string> = {}): Response {
+  const all = new Headers(response.headers);
+  for (const [name, value] of Object.entries({ ...CORS, "x-request-id": requestId, ...headers })) {
+    all.set(name, value);
+  }
+  return new Response(response.body, { status: response.status, headers: all });
 }
 
 /**
