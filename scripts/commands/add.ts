@@ -1,6 +1,7 @@
 /** `reembed add`: looks at a live table and writes the migration that makes a collection of it, with its test and its way back. */
 import { type Command, Option } from "commander";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { serversIn } from "../../supabase/functions/_shared/servers.ts";
 import { addTable } from "../lib/add/add.ts";
 import type { AddedFiles } from "../lib/add/files.ts";
 import {
@@ -104,7 +105,7 @@ At a terminal it asks for what no option says. The migration and its way back ar
 that is rolled back, before anything is written; files that are there are never overwritten. Nothing is applied.
 
 Example:
-  npm run -s reembed -- add articles --columns title,body --old-column embedding --old-space openai/text-embedding-ada-002@1536 \\
+  npm run -s reembed -- add posts --columns title,body --old-column embedding --old-space openai/text-embedding-ada-002@1536 \\
     --new-space openai/text-embedding-3-small@1536 --filters lang --project ../my-app`,
     )
     .action(async (table: string, options: Options) => {
@@ -153,6 +154,7 @@ function answersFrom(options: Options): AddAnswers {
     lexicalColumn: options.lexicalColumn,
     vectors: options.vectors,
     rowSecurity: options.rls,
+    servers: serversIn(process.env),
   };
 }
 

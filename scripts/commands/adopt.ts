@@ -19,7 +19,11 @@ export function addAdopt(program: Command): void {
     .description(
       "Takes the vectors that a large table has, a few rows at a time, and builds their index where it is missing.",
     )
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version", versionNumber, 1)
     .addHelpText(
       "after",
@@ -28,7 +32,7 @@ For a version that was added with adopts, as reembed add does for large tables. 
 Run again, it goes on where it ended.
 
 Example:
-  npm run -s reembed -- adopt --collection articles`,
+  npm run -s reembed -- adopt --collection posts`,
     )
     .action(async (options: Options) => {
       const out = createOutput(options.json);

@@ -65,9 +65,13 @@ const ENDS: Readonly<Record<WorkOffEnd, { says: string; failed: boolean }>> = {
 };
 
 export function addBackfill(program: Command): void {
-  withDatabaseOptions(program.command("backfill"))
+  withDatabaseOptions(program.command("backfill").alias("migrate"))
     .description("Loads a version: enqueues its rows, embeds them, builds its index. Run again, it goes on.")
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; default: the newest", versionNumber)
     .addOption(
       new Option("--lane <lane>", "batch: through OpenAI's Batch API, within a day, at half the price")

@@ -48,7 +48,11 @@ export function addCanary(program: Command): void {
     .description(
       "Lets a version answer the searches by text of a share of the callers; without --percent reports how it does.",
     )
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; with --percent 0 it may be left out", versionNumber)
     .option("--percent <share>", "of the callers, 0 to 100; 0 ends it", wholeNumber(0, 100))
     .option("--reason <text>", "why; it is written into the events", textUpTo(500))

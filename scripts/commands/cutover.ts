@@ -25,7 +25,11 @@ export function addCutover(program: Command): void {
     .description(
       "Makes a version the active one when its gates let it pass; searches follow at once. The one left stays maintained.",
     )
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .requiredOption("--version <number>", "the version", versionNumber)
     .option("--force", "also when a gate holds; needs --reason", false)
     .option("--reason <text>", "why; it is written into the events", textUpTo(500))

@@ -1,11 +1,13 @@
 /** `reembed dev` and `npm run dev`: the local stack, until Ctrl-C. */
 import { once } from "node:events";
 import type { Command } from "commander";
+import { serversIn } from "../../supabase/functions/_shared/servers.ts";
 import { switchesIn } from "../../supabase/functions/_shared/switches.ts";
 import { openDatabase } from "../lib/connection.ts";
-import { type OfflineSpace, useHashSpaces } from "../lib/offline-spaces.ts";
+import { type OfflineSpace, providersOutOfReach, useHashSpaces } from "../lib/offline-spaces.ts";
 import { type OutputOptions, wholeNumber, withOutputOptions } from "../lib/options.ts";
 import { createOutput, type Output } from "../lib/output.ts";
+import { embeddersFrom } from "../lib/providers.ts";
 import { untilSignalled } from "../lib/signals.ts";
 import type { Stack } from "../stack/index.ts";
 import { DEFAULT_PORT } from "../stack/project.ts";
@@ -26,7 +28,8 @@ export function addDev(program: Command): void {
       "after",
       `
 The database is PGlite in the folder .reembed, or the PostgreSQL of DATABASE_URL; migrations are applied at the start.
-OPENAI_API_KEY, OPENAI_BASE_URL and the switches (USE_VECTOR_1536, ...) reach the functions when they are set.
+OPENAI_API_KEY, OPENAI_BASE_URL, those of other providers (OLLAMA_BASE_URL, ...) and the switches (USE_VECTOR_1536, ...) reach the functions
+when they are set.
 
 Example:
   npm run dev -- --port 54321`,
@@ -46,13 +49,14 @@ async function dev(options: Options): Promise<void> {
         port: options.port,
         allowRemote: options.allowRemote,
         openai: { apiKey: OPENAI_API_KEY, baseUrl: OPENAI_BASE_URL },
+        servers: serversIn(process.env),
         switches: switchesIn(process.env),
         onLog: out.note,
         ...(DATABASE_URL && { database: { url: DATABASE_URL } }),
       });
       try {
         // A project's own database keeps the spaces it has; the embedded one is for trying things out.
-        const spaces = DATABASE_URL ? [] : await takeHashSpaces(stack.databaseUrl, OPENAI_API_KEY);
+        const spaces = DATABASE_URL ? [] : await takeHashSpaces(stack.databaseUrl);
         if (!signal.aborted) print(stack, spaces, out);
         if (!signal.aborted) await once(signal, "abort");
       } finally {
@@ -62,10 +66,10 @@ async function dev(options: Options): Promise<void> {
   );
 }
 
-async function takeHashSpaces(url: string, openaiKey: string | undefined): Promise<readonly OfflineSpace[]> {
+async function takeHashSpaces(url: string): Promise<readonly OfflineSpace[]> {
   const db = await openDatabase(url);
   try {
-    return await useHashSpaces(db, openaiKey?.trim() ? ["supabase"] : ["supabase", "openai"]);
+    return await useHashSpaces(db, await providersOutOfReach(db, embeddersFrom(process.env)));
   } finally {
     await db.close();
   }

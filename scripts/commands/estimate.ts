@@ -57,7 +57,11 @@ export function addEstimate(program: Command): void {
     .description(
       "Says what a version would cost in tokens, dollars, hours and disk, before anything is bought.",
     )
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; default: the newest", versionNumber)
     .option("--space <id>", "as for a new version in this space, provider/model@dimensions", textUpTo(200))
     .option("--exact", "count the tokens of every text; the default")

@@ -40,7 +40,11 @@ const SHOWN = 25;
 export function addEvaluate(program: Command): void {
   withDatabaseOptions(program.command("evaluate"))
     .description("Compares two versions on the same queries and stores the verdict that a cutover asks for.")
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--baseline <number>", "the version to compare with; default: the active one", versionNumber)
     .option("--candidate <number>", "the version to judge; default: the newest other one", versionNumber)
     .option(

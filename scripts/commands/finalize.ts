@@ -38,7 +38,11 @@ const finalization = z.object({
 export function addFinalize(program: Command): void {
   withDatabaseOptions(program.command("finalize"))
     .description("Writes the migration that drops a version that is not active: its index, vectors and RPC.")
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; may be left out when only one is not active", versionNumber)
     .option("--project <folder>", "the Supabase project to write into", ".")
     .option("--keep-rpc", "leave its RPC as an error that names the active version's", false)

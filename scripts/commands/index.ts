@@ -28,7 +28,11 @@ interface Options extends DatabaseOptions {
 export function addIndex(program: Command): void {
   withDatabaseOptions(program.command("index"))
     .description("Builds a version's index where it is missing; one that a failed build left is replaced.")
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; default: the newest", versionNumber)
     .option(
       "--plan",

@@ -14,7 +14,11 @@ interface Options extends DatabaseOptions {
 export function addRollback(program: Command): void {
   withDatabaseOptions(program.command("rollback"))
     .description("Makes the version active again that the last cutover left.")
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--reason <text>", "why; it is written into the events", textUpTo(500))
     .addHelpText(
       "after",

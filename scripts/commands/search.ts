@@ -41,7 +41,11 @@ export function addSearch(program: Command): void {
   withDatabaseOptions(program.command("search"))
     .description("Searches a collection by text and prints the nearest rows, best first.")
     .argument("<text>", "what to look for", textUpTo(LONGEST_QUERY))
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version; default: the active one", versionNumber)
     .option("--count <rows>", "rows at most, 1 to 1000", wholeNumber(1, 1_000), 5)
     .addOption(

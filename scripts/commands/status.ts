@@ -20,7 +20,7 @@ const ERASE_LINE_END = "\u001b[K";
 const ERASE_BELOW = "\u001b[J";
 
 export function addStatus(program: Command): void {
-  withDatabaseOptions(program.command("status"))
+  withDatabaseOptions(program.command("status").alias("stats"))
     .description("Shows where each version stands, how fast it goes, what failed and what was spent.")
     .option("--watch", "show it again and again until Ctrl-C; with --json a line each time", false)
     .option(

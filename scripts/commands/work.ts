@@ -27,7 +27,7 @@ const SLICE_MS = 2_000;
 const PASSING: ReadonlySet<ErrorCode> = new Set(["database_unavailable", "database_timeout", "busy"]);
 
 export function addWork(program: Command): void {
-  withDatabaseOptions(program.command("work"))
+  withDatabaseOptions(program.command("work").alias("continuous"))
     .description("Keeps all maintained versions current until it is stopped (Ctrl-C or SIGTERM).")
     .option(
       "--interval <seconds>",

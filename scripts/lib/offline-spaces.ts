@@ -1,6 +1,33 @@
-/** Without a key or an edge runtime nothing can embed for gte-small or OpenAI: a fresh collection then takes hash spaces of the same widths. */
+/** Without a key, a server or an edge runtime nothing can embed for a space: a fresh collection then takes hash spaces of the same widths. */
+import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { HASH_MODEL } from "../../supabase/functions/_shared/providers/hash.ts";
 import type { Database } from "./connection.ts";
+import { listVersions } from "./targets.ts";
+
+/** The providers of versions that nothing can embed for here, as far as the environment says. Vectors that were brought from elsewhere are no such case. */
+export async function providersOutOfReach(
+  db: Database,
+  embedderFor: (space: Space) => Embedder,
+): Promise<readonly string[]> {
+  const isOutOfReach = (space: Space) => {
+    try {
+      embedderFor(space);
+      return false;
+    } catch (error) {
+      if (error instanceof ReembedError && error.code === "provider_unavailable") return true;
+      throw error;
+    }
+  };
+  const spaces = (await listVersions(db)).map(({ space }) => space);
+  return [
+    ...new Set(
+      spaces
+        .filter((space) => space.provider !== "external" && isOutOfReach(space))
+        .map(({ provider }) => provider),
+    ),
+  ];
+}
 
 /** A version that took a hash space. */
 export interface OfflineSpace {

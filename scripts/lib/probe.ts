@@ -6,6 +6,7 @@ import type { Embedder } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { ProviderError, type ProviderFault } from "../../supabase/functions/_shared/provider-error.ts";
 import type { LedgerEntry } from "../../supabase/functions/_shared/queue.ts";
+import { variablesOf } from "../../supabase/functions/_shared/servers.ts";
 import { estimateTokens } from "../../supabase/functions/_shared/tokens.ts";
 import type { Database } from "./connection.ts";
 import type { MoveTarget } from "./move.ts";
@@ -60,7 +61,7 @@ export async function probe(
     throw new ReembedError(
       error.code,
       error.message,
-      `${hintFor(error)} No row was touched: then run this again.`,
+      `${hintFor(error, embedder.space.provider)} No row was touched: then run this again.`,
       {
         cause: error,
       },
@@ -68,13 +69,14 @@ export async function probe(
   }
 }
 
-function hintFor({ class: kind, fault, hint }: ProviderError): string {
+function hintFor({ class: kind, fault, hint }: ProviderError, provider: string): string {
+  const { apiKey, baseURL } = variablesOf(provider);
   if (fault === "bad_answer") {
-    return "The space must be what this server offers: check OPENAI_BASE_URL, and the model and the dimensions of the space.";
+    return `The space must be what this server offers: check ${baseURL}, and the model and the dimensions of the space.`;
   }
   if (fault === "quota_exhausted") return "The account has no credit left: pay or raise its limit.";
   if (kind === "account" || kind === "input" || kind === "bug") {
-    return "Check OPENAI_API_KEY and its permissions, OPENAI_BASE_URL, and the model of the space.";
+    return `Check ${apiKey} and its permissions, ${baseURL}, and the model of the space.`;
   }
   return hint;
 }

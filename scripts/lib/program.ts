@@ -83,7 +83,7 @@ function createProgram(): Command {
       "after",
       `
 The database is --db-url, else DATABASE_URL, else the local stack that npm run dev started.
-OPENAI_API_KEY and OPENAI_BASE_URL configure spaces of the provider openai.
+OPENAI_API_KEY and OPENAI_BASE_URL configure spaces of the provider openai, OLLAMA_BASE_URL those of a provider ollama, and so on.
 
 Example:
   npm run -s reembed -- status`,
@@ -93,6 +93,8 @@ Example:
 }
 
 function commandLineOf([first]: readonly string[]): string {
-  const isCommand = createProgram().commands.some((command) => command.name() === first);
+  const isCommand = createProgram().commands.some(
+    (command) => command.name() === first || (first !== undefined && command.aliases().includes(first)),
+  );
   return isCommand ? `reembed ${first}` : "reembed";
 }

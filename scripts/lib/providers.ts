@@ -1,11 +1,13 @@
-/** The providers that a command can reach: configured by OPENAI_API_KEY, OPENAI_BASE_URL and the switches. */
+/** The providers that a command can reach: configured by the variables of their servers (OPENAI_API_KEY, OLLAMA_BASE_URL, ...) and the switches. */
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
 import {
   createBatchProvider,
   createEmbedder,
-  openAIFrom,
+  type ProviderConfig,
+  serverConfig,
 } from "../../supabase/functions/_shared/providers.ts";
+import { serversIn } from "../../supabase/functions/_shared/servers.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -16,12 +18,16 @@ type Environment = Readonly<Record<string, string | undefined>>;
  * @throws ReembedError `invalid_request` when a switch of the environment is malformed
  */
 export function embeddersFrom(env: Environment): (space: Space) => Embedder {
-  const openai = openAIFrom(env, readSwitches(env));
-  return (space) => createEmbedder(space, { openai });
+  const config = configFrom(env);
+  return (space) => createEmbedder(space, config);
 }
 
 /** Reaches the batch interface of a space's provider. It throws as those of embeddersFrom do, and where there is no such interface. */
 export function batchesFrom(env: Environment): (space: Space) => BatchProvider {
-  const openai = openAIFrom(env, readSwitches(env));
-  return (space) => createBatchProvider(space, { openai });
+  const config = configFrom(env);
+  return (space) => createBatchProvider(space, config);
+}
+
+function configFrom(env: Environment): ProviderConfig {
+  return serverConfig(env, serversIn(env), readSwitches(env));
 }

@@ -13,15 +13,24 @@ export interface VersionEntry {
 }
 
 /**
- * The collection's name as given, else the only one there is.
- * @throws ReembedError `invalid_request` when there are several, `unknown_collection` when there is none
+ * The collection's name as given, else the only one there is, else the only one that has rows: a system's migration makes its collection whether or not
+ * anybody uses it.
+ * @throws ReembedError `invalid_request` when that does not tell, `unknown_collection` when there is none
  */
 export async function chooseCollection(db: Database, given: string | undefined): Promise<string> {
   if (given !== undefined) return given;
-  const rows = await db.query<{ name: string }>("select name from reembed.collections order by name");
-  const [only] = rows;
-  if (only !== undefined && rows.length === 1) return only.name;
-  if (only === undefined) {
+  const all = await db.query<{ name: string; rows: string }>(
+    `select c.name, format('select from %s limit 1', x.oid::regclass) as rows
+       from reembed.collections c join pg_catalog.pg_class x on x.oid = c.source_table order by c.name`,
+  );
+  const used: string[] = [];
+  for (const { name, rows } of all) {
+    if (all.length === 1 || (await db.query(rows)).length > 0) used.push(name);
+  }
+  const [only] = used;
+  if (only !== undefined && used.length === 1) return only;
+  const names = all.map(({ name }) => name).join(", ");
+  if (all.length === 0) {
     throw new ReembedError(
       "unknown_collection",
       "no collection is registered in this database",
@@ -30,8 +39,8 @@ export async function chooseCollection(db: Database, given: string | undefined):
   }
   throw new ReembedError(
     "invalid_request",
-    `--collection is missing: there are ${rows.length}`,
-    `Name one of: ${rows.map(({ name }) => name).join(", ")}.`,
+    `--collection is missing: there are ${all.length}, and ${used.length === 0 ? "none has" : `${used.length} have`} rows`,
+    `Name one of: ${names}.`,
   );
 }
 

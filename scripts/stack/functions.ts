@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { type Server, serverVariables } from "../../supabase/functions/_shared/servers.ts";
 import { errorResponse } from "./error-response.ts";
 import type { StackKeys } from "./keys.ts";
 
@@ -18,6 +19,8 @@ export interface FunctionsOptions {
   readonly stackUrl: string;
   readonly keys: StackKeys;
   readonly openai: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
+  /** The other servers that speak OpenAI's API, by their providers' names. */
+  readonly servers?: Readonly<Record<string, Server>> | undefined;
   /** The environment's switches (switches.ts), by name. */
   readonly switches?: Readonly<Record<string, string>> | undefined;
   /** Receives each line that a function prints. */
@@ -123,10 +126,14 @@ async function end(child: ChildProcess): Promise<void> {
   clearTimeout(late);
 }
 
-/** As narrow as the functions can live with: read the code, call the stack and the provider, listen on loopback. */
-function denoArguments({ directory, stackUrl, openai }: FunctionsOptions): string[] {
-  const provider = new URL(openai.baseUrl ?? PROVIDER);
-  const net = ["127.0.0.1:0", new URL(stackUrl).host, provider.host];
+/** As narrow as the functions can live with: read the code, call the stack and the providers, listen on loopback. */
+function denoArguments({ directory, stackUrl, openai, servers = {} }: FunctionsOptions): string[] {
+  // An address that is none is told to whoever needs it, by name.
+  const providers = [openai.baseUrl ?? PROVIDER, ...Object.values(servers).map(({ baseURL }) => baseURL)];
+  const hosts = providers.flatMap((address) =>
+    address !== undefined && URL.canParse(address) ? [new URL(address).host] : [],
+  );
+  const net = ["127.0.0.1:0", new URL(stackUrl).host, ...hosts.filter((host) => host !== "")];
   const read = [directory, join(PROJECT, "node_modules"), dirname(DISPATCHER)];
   return [
     "run",
@@ -156,6 +163,7 @@ function environment(options: FunctionsOptions): Record<string, string> {
     SUPABASE_SECRET_KEYS: JSON.stringify({ default: keys.secretKey, backfill: keys.backfillKey }),
     ...(openai.apiKey && { OPENAI_API_KEY: openai.apiKey }),
     ...(openai.baseUrl && { OPENAI_BASE_URL: openai.baseUrl }),
+    ...serverVariables(options.servers ?? {}),
     ...options.switches,
   };
 }

@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { join, resolve } from "node:path";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import type { Server } from "../../supabase/functions/_shared/servers.ts";
 import { applyMigrations } from "../lib/migrations.ts";
 import { openPglite, usePostgres, withClient } from "./database.ts";
 import { startFunctions } from "./functions.ts";
@@ -35,6 +36,8 @@ export interface StackOptions {
   readonly functionsDirectory?: string;
   /** For the functions' provider; nothing else of the caller's environment reaches them. */
   readonly openai?: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
+  /** The other servers that speak OpenAI's API, by their providers' names. */
+  readonly servers?: Readonly<Record<string, Server>>;
   /** The environment's switches for the functions, by name. */
   readonly switches?: Readonly<Record<string, string>>;
   /** How often the backfill function is woken where pg_cron is not installed. Default: 5,000. */
@@ -84,6 +87,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       stackUrl: url,
       keys,
       openai: options.openai ?? {},
+      servers: options.servers,
       switches: options.switches,
       onLog,
     });

@@ -541,9 +541,9 @@ describePostgres("docs/adding-a-table.md", () => {
     const env = { DATABASE_URL: database.url, OPENAI_API_KEY: openai.apiKey, OPENAI_BASE_URL: openai.url };
     const client = await connect(database.url);
     await client.query(`
-      create table public.articles (
+      create table public.posts (
         id bigint generated always as identity primary key, title text not null, body text, lang text, embedding extensions.vector(1536));
-      insert into public.articles (title, body, lang, embedding) select 'title ' || n, 'body', 'en', ${vector(1536)} from generate_series(1, 8) n;`);
+      insert into public.posts (title, body, lang, embedding) select 'title ' || n, 'body', 'en', ${vector(1536)} from generate_series(1, 8) n;`);
     const project = join(folder, "documented");
     await mkdir(join(project, "supabase/migrations"), { recursive: true });
     const document = await readFile(new URL("../../docs/adding-a-table.md", import.meta.url), "utf8");
@@ -558,7 +558,7 @@ describePostgres("docs/adding-a-table.md", () => {
       expect({ line, code, stderr }).toMatchObject({ code: 0 });
     }
     const { rows } = await client.query(
-      "select count(*)::int as rows from public.articles where embedding_1536 is not null",
+      "select count(*)::int as rows from public.posts where embedding_1536 is not null",
     );
     expect(rows).toEqual([{ rows: 8 }]);
     await client.end();

@@ -27,13 +27,13 @@ describePostgres("the documents' SQL", () => {
     await client.connect();
     try {
       await client.query(`
-        create table public.articles (
+        create table public.posts (
           id bigint generated always as identity primary key, title text not null, body text, lang text, embedding extensions.vector(384));
-        insert into public.articles (title, body, embedding)
+        insert into public.posts (title, body, embedding)
         select 'title ' || n, 'body', array_fill(n::real, array[384])::extensions.vector from generate_series(1, 3) n;`);
       await runAll(client, blocksOf("operations.md"));
       const { rows } = await client.query(
-        `select row_id, space_id from reembed.records where version_id = (reembed.version_numbered('articles', 1)).id order by row_id`,
+        `select row_id, space_id from reembed.records where version_id = (reembed.version_numbered('posts', 1)).id order by row_id`,
       );
       expect(rows).toEqual(
         ["1", "2", "3"].map((row_id) => ({ row_id, space_id: "external/my-old-model@384" })),
@@ -42,7 +42,7 @@ describePostgres("the documents' SQL", () => {
         "select id from reembed.spaces where paused_until > now() order by id",
       );
       expect(paused).toEqual([{ id: "external/my-old-model@384" }]);
-      const found = await client.query("select id from public.match_articles($1, match_count => 2)", [
+      const found = await client.query("select id from public.match_posts($1, match_count => 2)", [
         `[${Array(384).fill(1)}]`,
       ]);
       expect(found.rows).toHaveLength(2);

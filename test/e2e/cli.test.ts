@@ -48,10 +48,19 @@ describe("without a database", () => {
     "doctor",
   ];
 
+  /** Names that others had for a command. */
+  const ALIASES = { stats: "status", migrate: "backfill", continuous: "work" };
+
   test("help lists the commands, and each has help with an example", async () => {
     const { code, stdout } = await runCli(["--help"]);
     expect(code).toBe(0);
-    expect([...stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)).toEqual(COMMANDS);
+    const listed = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|([a-z]+))? \[options\]/gm)];
+    expect(listed.map(([, name]) => name)).toEqual(COMMANDS);
+    const aliases = listed.flatMap(([, name, alias]) => (alias === undefined ? [] : [[alias, name]]));
+    expect(Object.fromEntries(aliases)).toEqual(ALIASES);
+    for (const [alias, command] of Object.entries(ALIASES)) {
+      expect((await runCli([alias, "--help"])).stdout).toBe((await runCli([command, "--help"])).stdout);
+    }
     for (const command of COMMANDS) {
       const help = await runCli([command, "--help"]);
       expect({ command, code: help.code, stderr: help.stderr }).toEqual({ command, code: 0, stderr: "" });
@@ -62,7 +71,7 @@ describe("without a database", () => {
 
   const WRONG: readonly (readonly [args: string[], message: RegExp])[] = [
     [[], /a command is missing/],
-    [["migrate"], /unknown command 'migrate'/],
+    [["explode"], /unknown command 'explode'/],
     [["status", "--colour"], /unknown option '--colour'/],
     [["status", "more"], /too many arguments/],
     [["search"], /missing required argument 'text'/],

@@ -20,20 +20,20 @@ const ROWS = 40;
 const QUERY = "How are conflicts between branches solved?";
 
 const SCHEMA = `
-  create table public.articles (id bigint primary key, title text not null, embedding extensions.vector(1536), embedding_2 extensions.vector(1536));
-  create function reembed.articles_input(r public.articles) returns text language sql immutable set search_path = '' as $$ select r.title $$;
+  create table public.posts (id bigint primary key, title text not null, embedding extensions.vector(1536), embedding_2 extensions.vector(1536));
+  create function reembed.posts_input(r public.posts) returns text language sql immutable set search_path = '' as $$ select r.title $$;
   select reembed.add_space('openai', 'text-embedding-ada-002', 1536, 0.10), reembed.add_space('openai', 'text-embedding-3-small', 1536, 0.02);
-  select reembed.add_collection('articles', 'public.articles', array['id', 'title']);
-  select reembed.add_version('articles', '${ADA}', 'embedding', 'reembed.articles_input');
-  select reembed.add_version('articles', '${SMALL}', 'embedding_2', 'reembed.articles_input');
-  insert into public.articles (id, title)
+  select reembed.add_collection('posts', 'public.posts', array['id', 'title']);
+  select reembed.add_version('posts', '${ADA}', 'embedding', 'reembed.posts_input');
+  select reembed.add_version('posts', '${SMALL}', 'embedding_2', 'reembed.posts_input');
+  insert into public.posts (id, title)
   select n, format('Article %s: how %s and %s meet', n, (array['branches', 'commits', 'remotes', 'licences'])[n % 4 + 1], (array['conflicts', 'tags', 'hosting', 'history', 'citation'])[n % 5 + 1])
     from generate_series(1, ${ROWS}) n;`;
 
 const THIRD = `
-  alter table public.articles add column embedding_3 extensions.halfvec(3072);
+  alter table public.posts add column embedding_3 extensions.halfvec(3072);
   select reembed.add_space('openai', 'text-embedding-3-large', 3072, 0.13);
-  select reembed.add_version('articles', '${LARGE}', 'embedding_3', 'reembed.articles_input');`;
+  select reembed.add_version('posts', '${LARGE}', 'embedding_3', 'reembed.posts_input');`;
 
 describePostgres("moves one after another", () => {
   let client: Client;
@@ -60,7 +60,7 @@ describePostgres("moves one after another", () => {
   });
 
   const reembed = async (command: string, ...args: string[]) => {
-    const { code, answer, stderr } = await runJson([command, ...args, "--collection", "articles"], env);
+    const { code, answer, stderr } = await runJson([command, ...args, "--collection", "posts"], env);
     expect({ command, code, answer, stderr }).toMatchObject({ code: 0 });
     return answer;
   };
@@ -131,7 +131,7 @@ describePostgres("moves one after another", () => {
     await expectAnswer(3, LARGE);
     expect(await violations(client)).toEqual([]);
     const { rows } = await client.query(
-      "select attname as name from pg_attribute where attrelid = 'public.articles'::regclass and attname like 'embedding%' and not attisdropped",
+      "select attname as name from pg_attribute where attrelid = 'public.posts'::regclass and attname like 'embedding%' and not attisdropped",
     );
     expect(rows).toEqual([{ name: "embedding_3" }]);
   });

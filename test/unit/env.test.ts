@@ -15,6 +15,10 @@ describe("the environment of a function", () => {
       SUPABASE_SECRET_KEYS: { default: "sb_secret_1", backfill: "sb_secret_2" },
       OPENAI_API_KEY: undefined,
       OPENAI_BASE_URL: undefined,
+      servers: {},
+    });
+    expect(readEnv({ ...COMPLETE, OLLAMA_BASE_URL: "http://127.0.0.1:11434/v1" }).servers).toEqual({
+      ollama: { baseURL: "http://127.0.0.1:11434/v1", apiKey: undefined },
     });
     expect(readEnv({ ...COMPLETE, OPENAI_API_KEY: " sk-1\n" }).OPENAI_API_KEY).toBe("sk-1");
   });

@@ -479,7 +479,7 @@ describe("createEmbedder", () => {
     ["openai without a key", spaceOf("openai", "text-embedding-3-small", 1536), "OPENAI_API_KEY"],
     ["supabase outside the edge runtime", spaceOf("supabase", "gte-small", 384), "Supabase.ai.Session"],
     ["external", spaceOf("external", "ada", 1536), "brought from elsewhere"],
-    ["an unknown provider", spaceOf("acme", "m", 3), "no provider is called acme"],
+    ["a server that the environment does not name", spaceOf("my-llm", "m", 3), "MY_LLM_BASE_URL is not set"],
     ["an unknown model of hash", spaceOf("hash", "words", 3), "no model words"],
   ])("refuses %s with a documented error", (_what, space, message) => {
     const attempt = () => createEmbedder(space, { openai: { apiKey: " " } });

@@ -1,5 +1,6 @@
 /** From a table's facts and an operator's answers to what the migration makes: every choice checked, each refusal naming its option. */
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
+import type { Server } from "../../../supabase/functions/_shared/servers.ts";
 import { isVector, type TableColumn, type TableFacts, type VectorTableFacts } from "./inspect.ts";
 import { createQuoter, literal, type Quoter } from "./quote.ts";
 import { parseSpace, type SpaceChoice, vectorType } from "./spaces.ts";
@@ -30,6 +31,8 @@ export interface AddAnswers {
   readonly lexical?: string | null | undefined;
   /** A tsvector column that has a GIN index already. */
   readonly lexicalColumn?: string | undefined;
+  /** The servers that the environment names, by their providers' names: a space may be of such a provider. */
+  readonly servers?: Readonly<Record<string, Server>> | undefined;
 }
 
 /** How words are searched beside vectors. */
@@ -273,7 +276,7 @@ function planOld(
       "Such as openai/text-embedding-ada-002@1536, or external/my-model@768 for what only another program can make.",
     );
   }
-  const space = parseSpace(answers.oldSpace, "--old-space");
+  const space = parseSpace(answers.oldSpace, "--old-space", answers.servers);
   if (space.dimensions !== column.dimensions) {
     throw wrong(
       `--old-space: ${space.id} is ${space.dimensions} wide, ${column.name} is ${column.dimensions}`,
@@ -336,11 +339,11 @@ function planNext(
       "Such as openai/text-embedding-3-small@1536.",
     );
   }
-  const space = parseSpace(answers.newSpace, "--new-space", answers.newPrice);
+  const space = parseSpace(answers.newSpace, "--new-space", answers.servers, answers.newPrice);
   if (space.provider === "external") {
     throw wrong(
       `--new-space: nothing here can embed for ${space.id}`,
-      "Name a provider: openai, supabase or hash.",
+      "Name a provider: openai, supabase, hash, or a server that speaks OpenAI's API.",
     );
   }
   if (old?.space.id === space.id) {

@@ -1,5 +1,11 @@
 /** Spaces as an operator writes them, `provider/model@dimensions`, and what is known about the usual ones. */
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
+import {
+  BUILT_IN_PROVIDERS,
+  OPENAI,
+  type Server,
+  variablesOf,
+} from "../../../supabase/functions/_shared/servers.ts";
 
 export interface SpaceChoice {
   readonly id: string;
@@ -20,7 +26,6 @@ const KNOWN: Readonly<Record<string, Pick<SpaceChoice, "pricePerMtok" | "thresho
   "openai/text-embedding-ada-002": { pricePerMtok: 0.1, threshold: 0.75, maxInputTokens: 8192 },
   "supabase/gte-small": { pricePerMtok: 0, threshold: 0.75, maxInputTokens: 512 },
 };
-const PROVIDERS = ["openai", "supabase", "hash", "external"];
 /** What HNSW holds as vector, and as halfvec. */
 export const MOST_VECTOR_DIMENSIONS = 2_000;
 const MOST_DIMENSIONS = 4_000;
@@ -28,19 +33,26 @@ const MOST_DIMENSIONS = 4_000;
 /**
  * Reads a space.
  * @param field what the message calls it, such as `--new-space`
+ * @param servers the servers that the environment names, by their providers' names
  * @throws ReembedError `invalid_request` that names the field and the rule
  */
-export function parseSpace(text: string, field: string, pricePerMtok?: number): SpaceChoice {
+export function parseSpace(
+  text: string,
+  field: string,
+  servers: Readonly<Record<string, Server>> = {},
+  pricePerMtok?: number,
+): SpaceChoice {
   const refuse = (rule: string, hint: string) =>
     new ReembedError("invalid_request", `${field}: ${JSON.stringify(text.slice(0, 100))} ${rule}`, hint);
   const [, provider = "", model = "", width = ""] =
     /^([a-z][a-z0-9-]*)\/([A-Za-z0-9][A-Za-z0-9._:/+-]*)@(\d+)$/.exec(text) ?? [];
   if (provider === "")
     throw refuse("is not provider/model@dimensions", "Such as openai/text-embedding-3-small@1536.");
-  if (!PROVIDERS.includes(provider)) {
+  const known = [OPENAI, ...BUILT_IN_PROVIDERS];
+  if (!known.includes(provider) && !(provider in servers)) {
     throw refuse(
       `names the provider ${provider}, which is not known`,
-      `Known providers: ${PROVIDERS.join(", ")}; openai is anything that speaks its API.`,
+      `Known providers: ${known.join(", ")}, and any server that speaks OpenAI's API, when ${variablesOf(provider).baseURL} says where it is.`,
     );
   }
   const dimensions = Number(width);
@@ -49,13 +61,13 @@ export function parseSpace(text: string, field: string, pricePerMtok?: number): 
       `has ${width} dimensions`,
       `An index holds 1 to ${MOST_DIMENSIONS}; over ${MOST_VECTOR_DIMENSIONS} as halfvec.`,
     );
-  const known = KNOWN[`${provider}/${model}`] ?? { pricePerMtok: 0, threshold: 0, maxInputTokens: 8192 };
+  const facts = KNOWN[`${provider}/${model}`] ?? { pricePerMtok: 0, threshold: 0, maxInputTokens: 8192 };
   return {
     id: `${provider}/${model}@${dimensions}`,
     provider,
     model,
     dimensions,
-    ...known,
+    ...facts,
     ...(pricePerMtok !== undefined && { pricePerMtok }),
   };
 }

@@ -6,7 +6,7 @@ import type { Embedder, Space } from "./embedder.ts";
 import type { Env } from "./env.ts";
 import { ReembedError } from "./errors.ts";
 import type { SupabaseAi } from "./providers/supabase.ts";
-import { createEmbedder, openAIFrom } from "./providers.ts";
+import { createEmbedder, serverConfig } from "./providers.ts";
 import { createRpc, type Rpc } from "./rpc.ts";
 
 /** Key modes as @supabase/server writes them, for example `secret:backfill`. */
@@ -87,7 +87,7 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
     },
     embedderFor: (space) =>
       createEmbedder(space, {
-        openai: openAIFrom(env, env),
+        ...serverConfig(env, env.servers, env),
         supabaseAi: ai,
       }),
   };

@@ -1,5 +1,6 @@
 /** The environment of the edge functions, read once and reported whole: a missing or malformed name, never a value. */
 import { z } from "zod";
+import { type Server, serversIn } from "./servers.ts";
 import { SWITCHES } from "./switches.ts";
 
 const keyMap = z.string().transform((text, context) => {
@@ -25,7 +26,10 @@ const schema = z.object({
   ...SWITCHES,
 });
 
-export type Env = z.output<typeof schema>;
+export type Env = z.output<typeof schema> & {
+  /** The servers beside OpenAI, by their providers' names. */
+  readonly servers: Readonly<Record<string, Server>>;
+};
 
 /**
  * Reads the environment from a record of variables.
@@ -33,7 +37,7 @@ export type Env = z.output<typeof schema>;
  */
 export function readEnv(variables: Readonly<Record<string, string | undefined>>): Env {
   const parsed = schema.safeParse(variables);
-  if (parsed.success) return parsed.data;
+  if (parsed.success) return { ...parsed.data, servers: serversIn(variables) };
   const faults = parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
   throw new Error(`the environment of this function is not complete: ${faults.join("; ")}`);
 }

@@ -5,50 +5,53 @@ import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
 import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
+import { checkServer, OPENAI, type Server } from "./servers.ts";
 import { checkModel, type Switches } from "./switches.ts";
+
+/** How a server is reached, and what the environment's switches say about it. */
+interface SwitchedServer extends Server {
+  /** The model that the environment names; a space of another one is refused. */
+  readonly model?: string | undefined;
+  /** For one request; without it the provider's own. */
+  readonly timeoutMs?: number | undefined;
+}
 
 /** What the environment offers: read once at the door, handed in here. */
 export interface ProviderConfig {
-  readonly openai?:
-    | {
-        readonly apiKey?: string | undefined;
-        readonly baseURL?: string | undefined;
-        /** The model that the environment names; a space of another one is refused. */
-        readonly model?: string | undefined;
-        /** For one request; without it the provider's own. */
-        readonly timeoutMs?: number | undefined;
-      }
-    | undefined;
+  readonly openai?: SwitchedServer | undefined;
+  /** The other servers that speak OpenAI's API, by their providers' names. */
+  readonly servers?: Readonly<Record<string, SwitchedServer>> | undefined;
   readonly supabaseAi?: SupabaseAi | undefined;
 }
 
-/** How the provider openai is reached, as an environment's variables say. */
-export function openAIFrom(
+/** How OpenAI and the other servers are reached, as an environment's variables say. */
+export function serverConfig(
   env: { readonly OPENAI_API_KEY?: string | undefined; readonly OPENAI_BASE_URL?: string | undefined },
+  others: Readonly<Record<string, Server>>,
   switches: Pick<Switches, "OPENAI_EMBEDDING_MODEL" | "EMBEDDING_TIMEOUT">,
-): NonNullable<ProviderConfig["openai"]> {
+): Required<Pick<ProviderConfig, "openai" | "servers">> {
   const seconds = switches.EMBEDDING_TIMEOUT;
+  const timeoutMs = seconds === undefined ? undefined : Math.round(seconds * 1_000);
   return {
-    apiKey: env.OPENAI_API_KEY,
-    baseURL: env.OPENAI_BASE_URL,
-    model: switches.OPENAI_EMBEDDING_MODEL,
-    timeoutMs: seconds === undefined ? undefined : Math.round(seconds * 1_000),
+    openai: {
+      apiKey: env.OPENAI_API_KEY,
+      baseURL: env.OPENAI_BASE_URL,
+      model: switches.OPENAI_EMBEDDING_MODEL,
+      timeoutMs,
+    },
+    servers: Object.fromEntries(
+      Object.entries(others).map(([provider, server]) => [provider, { ...server, timeoutMs }]),
+    ),
   };
 }
 
 /**
- * The Embedder of a space, by the space's provider: `openai`, `hash` or `supabase`.
- * @throws ReembedError `provider_unavailable` when the provider is not configured, is `external` (its vectors are brought from elsewhere), or is unknown;
+ * The Embedder of a space, by the space's provider: `hash`, `supabase`, or a server that speaks OpenAI's API, which `openai` and every other name is.
+ * @throws ReembedError `provider_unavailable` when the provider is not configured, or is `external` (its vectors are brought from elsewhere);
  * `environment_conflict` when the environment names another model
  */
 export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
   switch (space.provider) {
-    case "openai":
-      return createOpenAIEmbedder({
-        space,
-        ...readOpenAIConfig(space, config),
-        ...(config.openai?.timeoutMs === undefined ? {} : { timeoutMs: config.openai.timeoutMs }),
-      });
     case "hash":
       if (space.model !== HASH_MODEL) {
         throw unavailable(
@@ -66,12 +69,14 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
         "its vectors are brought from elsewhere; nothing here can embed for it",
         "Search with a vector of your own through the match RPC, or move the collection to a space of another provider.",
       );
-    default:
-      throw unavailable(
+    default: {
+      const { timeoutMs } = serverOf(space, config) ?? {};
+      return createOpenAIEmbedder({
         space,
-        `no provider is called ${space.provider}`,
-        "Known providers: openai, hash, supabase, and external for vectors brought from elsewhere.",
-      );
+        ...reach(space, config),
+        ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      });
+    }
   }
 }
 
@@ -80,43 +85,26 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
  * @throws ReembedError `provider_unavailable` when the provider has none, or is not configured; `environment_conflict` as for createEmbedder
  */
 export function createBatchProvider(space: Space, config: ProviderConfig): BatchProvider {
-  if (space.provider !== "openai") {
+  const { apiKey, baseURL } =
+    space.provider === OPENAI ? reach(space, config) : { apiKey: undefined, baseURL: undefined };
+  if (apiKey === undefined) {
     throw unavailable(
       space,
       `the provider ${space.provider} has no batch interface`,
       "Only spaces of the provider openai have the batch lane.",
     );
   }
-  return createOpenAIBatches({ space, ...readOpenAIConfig(space, config) });
+  return createOpenAIBatches({ space, apiKey, baseURL });
 }
 
-/** Refuses at once what would otherwise look like a broken connection at each request. */
-function readOpenAIConfig(space: Space, { openai }: ProviderConfig) {
-  checkModel(openai?.model, space);
-  const apiKey = openai?.apiKey?.trim() ?? "";
-  if (apiKey === "") {
-    throw unavailable(
-      space,
-      "OPENAI_API_KEY is not set",
-      "Set OPENAI_API_KEY; for a server of your own that asks for no key, any word will do.",
-    );
-  }
-  if (!/^[\x21-\x7e]+$/.test(apiKey)) {
-    throw unavailable(
-      space,
-      "OPENAI_API_KEY holds a character that no key has",
-      "Copy the key again, without quotes.",
-    );
-  }
-  const baseURL = openai?.baseURL?.trim() || undefined;
-  if (baseURL !== undefined && !/^https?:\/\//.test(baseURL)) {
-    throw unavailable(
-      space,
-      "OPENAI_BASE_URL is not an http(s) URL",
-      "Give it with its version: http://127.0.0.1:11434/v1",
-    );
-  }
-  return { apiKey, baseURL };
+function serverOf({ provider }: Space, { openai, servers }: ProviderConfig): SwitchedServer | undefined {
+  return provider === OPENAI ? openai : servers?.[provider];
+}
+
+function reach(space: Space, config: ProviderConfig) {
+  const server = serverOf(space, config);
+  checkModel(server?.model, space);
+  return checkServer(space, server);
 }
 
 function unavailable(space: Space, what: string, hint: string): ReembedError {

@@ -13,6 +13,8 @@ export const MODELS: readonly Model[] = [
   { name: "text-embedding-3-small", dimensions: 1536, shortens: true },
   { name: "text-embedding-3-large", dimensions: 3072, shortens: true },
   { name: "text-embedding-ada-002", dimensions: 1536, shortens: false },
+  // As a server of one's own offers it: the fake stands in for that, too.
+  { name: "embeddinggemma", dimensions: 768, shortens: false },
 ];
 
 /** One input: text, or tokens as numbers, which are taken as words. */

@@ -1,4 +1,4 @@
-/** OpenAI, and every server that speaks its embeddings API (Ollama, vLLM, infinity, ...) by base URL. */
+/** OpenAI, and every server that speaks its embeddings API (Ollama, vLLM, infinity, ...). */
 import OpenAI, { APIError } from "openai";
 import { z } from "zod";
 import { type Embedded, type Embedder, makeEmbedder, type Space } from "../embedder.ts";
@@ -13,7 +13,8 @@ const TIMEOUT_MS = 60_000;
 
 export interface OpenAIEmbedderOptions {
   readonly space: Space;
-  readonly apiKey: string;
+  /** Undefined: the server asks for none, and none is sent. */
+  readonly apiKey?: string | undefined;
   /** With its version, for example `http://127.0.0.1:11434/v1`. */
   readonly baseURL?: string | undefined;
   /** For one request, from sending to the last byte of the answer. */
@@ -52,7 +53,9 @@ export function createOpenAIClient(
   options: Pick<OpenAIEmbedderOptions, "apiKey" | "baseURL" | "fetch"> & { readonly timeoutMs: number },
 ): OpenAI {
   return new OpenAI({
-    apiKey: options.apiKey,
+    // The library wants a word; the header that would carry it is left out where there is no key.
+    apiKey: options.apiKey ?? "none",
+    ...(options.apiKey === undefined ? { defaultHeaders: { authorization: null } } : {}),
     baseURL: options.baseURL ?? OPENAI_BASE_URL,
     maxRetries: 0,
     // The caller's deadline also covers the body; the library's own must not come first.
@@ -80,7 +83,7 @@ function sendingOnce(send: typeof fetch): typeof fetch {
 /** One request, for whoever has to say what became of it. */
 export interface Exchange {
   readonly space: Space;
-  readonly apiKey: string;
+  readonly apiKey?: string | undefined;
   readonly texts: readonly string[];
   readonly timeoutMs: number;
   readonly signal: AbortSignal | undefined;
@@ -138,7 +141,7 @@ function refusal(status: number, error: APIError, { space, apiKey, texts }: Exch
   const body: unknown = error.error;
   const words =
     speaksOfAccount && typeof body === "object" && body !== null && "message" in body
-      ? safeProse(body.message, apiKey, texts)
+      ? safeProse(body.message, apiKey ?? "", texts)
       : undefined;
   const label = code !== undefined && /^\w{1,64}$/.test(code) ? ` (${code})` : "";
   return new ProviderError(
