@@ -12,3 +12,6 @@ select 'error', format('reembed.jobs of version %s', j.version_id), format('%s e
 union all
 select 'error', 'reembed.usage', format('%s outcomes hold a key', count(*)), 'update reembed.usage set outcome = ''removed'' where length(outcome) > 40;'
   from reembed.usage u where u.outcome ~ $1 having count(*) > 0
+union all
+select 'error', 'reembed.completions', format('%s outcomes hold a key', count(*)), 'update reembed.completions set outcome = ''removed'' where length(outcome) > 40;'
+  from reembed.completions u where u.outcome ~ $1 having count(*) > 0

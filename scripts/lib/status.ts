@@ -70,6 +70,18 @@ const statusAnswer = z.object({
     /** How often those that are cached have answered without a request. */
     hits: z.number(),
   }),
+  /** What language models were asked, by model and purpose. */
+  completions: z.array(
+    z.object({
+      model: z.string(),
+      purpose: z.string(),
+      requests: z.number(),
+      input_tokens: z.number(),
+      output_tokens: z.number(),
+      cost_usd: z.number(),
+      cost_usd_reserved: z.number(),
+    }),
+  ),
 });
 
 export type Status = z.infer<typeof statusAnswer>;
@@ -99,7 +111,7 @@ const HEADINGS = [
 ];
 
 /** All of it, as lines for a person. */
-export function describeStatus({ collections, spaces, budgets, queries }: Status): string[] {
+export function describeStatus({ collections, spaces, budgets, queries, completions }: Status): string[] {
   const lines: string[] = [];
   if (collections.length === 0) lines.push("No collection is registered yet.");
   for (const { collection, table: source, rows, rows_estimated, versions } of collections) {
@@ -114,6 +126,12 @@ export function describeStatus({ collections, spaces, budgets, queries }: Status
   lines.push(
     `queries: ${queries.requests} embedded, ${queries.tokens} tokens, ${dollars(queries.cost_usd)}; ${queries.cached} cached, which answered ${queries.hits} more`,
   );
+  for (const { model, purpose, requests, input_tokens, output_tokens, ...cost } of completions) {
+    const reserved = cost.cost_usd_reserved > 0 ? `, ${dollars(cost.cost_usd_reserved)} reserved` : "";
+    lines.push(
+      `${purpose} by ${model}: ${requests} requests, ${input_tokens} tokens in, ${output_tokens} out, ${dollars(cost.cost_usd)}${reserved}`,
+    );
+  }
   return lines;
 }
 

@@ -21,39 +21,48 @@ comment on column reembed.query_cache.hits is 'How often the stored embedding ha
 alter table reembed.query_cache enable row level security;
 
 create table reembed.query_rates (
-  caller bytea primary key,
+  purpose text not null default 'search' check (purpose in ('search', 'completion')),
+  caller bytea not null,
   tokens double precision not null,
-  at timestamptz not null
+  at timestamptz not null,
+  primary key (purpose, caller)
 );
 comment on table reembed.query_rates is
-  'A token bucket a caller: so many searches were left at that time. A bucket that has filled up again says nothing and is swept away.';
+  'A token bucket for each caller and purpose: so many searches, or completions, were left at that time. A bucket that has filled up again says nothing and is swept away.';
 comment on column reembed.query_rates.caller is 'A keyed hash of the user''s id, else of the client''s address.';
 alter table reembed.query_rates enable row level security;
 
 create table reembed.query_limits (
-  singleton boolean primary key default true check (singleton),
-  per_minute int not null default 60 check (per_minute between 1 and 1000000),
-  burst int not null default 20 check (burst between 1 and 1000000)
+  purpose text primary key check (purpose in ('search', 'completion')),
+  per_minute int not null check (per_minute between 1 and 1000000),
+  burst int not null check (burst between 1 and 1000000)
 );
-comment on table reembed.query_limits is 'One row: the rate of searches by text of each caller without a secret key. set_query_rate writes it.';
-insert into reembed.query_limits default values;
+comment on table reembed.query_limits is
+  'What each caller without a secret key may ask for: a row for searches by text, which set_query_rate writes, and one for completions, which set_completion_rate writes.';
+insert into reembed.query_limits (purpose, per_minute, burst) values ('search', 60, 20), ('completion', 10, 5);
 alter table reembed.query_limits enable row level security;
 
 create function reembed.query_cache_size() returns int language sql immutable set search_path = pg_catalog, pg_temp as 'select 10000';
 comment on function reembed.query_cache_size() is 'How many queries of a space are kept: those used last.';
 
-create function reembed.set_query_rate(per_minute int, burst int) returns void
+create function reembed.set_rate_of(purpose text, per_minute int, burst int) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   perform reembed.check_range('per_minute', per_minute, 1, 1000000);
   perform reembed.check_range('burst', burst, 1, 1000000);
-  update reembed.query_limits l set per_minute = set_query_rate.per_minute, burst = set_query_rate.burst where l.singleton;
+  update reembed.query_limits l set per_minute = set_rate_of.per_minute, burst = set_rate_of.burst where l.purpose = set_rate_of.purpose;
 end
+$$;
+comment on function reembed.set_rate_of(text, int, int) is 'Writes the row of query_limits for a purpose. RE004: out of range.';
+
+create function reembed.set_query_rate(per_minute int, burst int) returns void
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+  select reembed.set_rate_of('search', set_query_rate.per_minute, set_query_rate.burst)
 $$;
 comment on function reembed.set_query_rate(int, int) is
   'How many searches by text a caller without a secret key may make: per_minute lasting, burst at once (each 1 to 1,000,000). RE004: out of range.';
 
-create function reembed.admit_caller(caller bytea) returns double precision
+create function reembed.admit_caller(caller bytea, purpose text default 'search') returns double precision
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -61,8 +70,8 @@ declare
   burst int;
   left_over double precision;
 begin
-  select l.per_minute / 60.0, l.burst into strict per_second, burst from reembed.query_limits l;
-  insert into reembed.query_rates as r (caller, tokens, at) values (admit_caller.caller, burst - 1, moment)
+  select l.per_minute / 60.0, l.burst into strict per_second, burst from reembed.query_limits l where l.purpose = admit_caller.purpose;
+  insert into reembed.query_rates as r (purpose, caller, tokens, at) values (admit_caller.purpose, admit_caller.caller, burst - 1, moment)
   on conflict on constraint query_rates_pkey do update
      set tokens = least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) - 1, at = greatest(r.at, moment)
    where least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) >= 1;
@@ -73,20 +82,21 @@ begin
     end if;
     return 0;
   end if;
-  select r.tokens + per_second * greatest(0, extract(epoch from moment - r.at)) into left_over from reembed.query_rates r where r.caller = admit_caller.caller;
+  select r.tokens + per_second * greatest(0, extract(epoch from moment - r.at)) into left_over
+    from reembed.query_rates r where r.purpose = admit_caller.purpose and r.caller = admit_caller.caller;
   return greatest(0.001, (1 - coalesce(left_over, 0)) / per_second);
 end
 $$;
-comment on function reembed.admit_caller(bytea) is
-  'Takes a token from the caller''s bucket: 0 when there was one, else the seconds until there is. Equal callers at once wait for each other for the length of one call.';
+comment on function reembed.admit_caller(bytea, text) is
+  'Takes a token from the caller''s bucket for this purpose: 0 when there was one, else the seconds until there is. Equal callers at once wait for each other for the length of one call.';
 
 create function reembed.sweep_query_rates() returns bigint
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   swept bigint;
 begin
-  delete from reembed.query_rates r where r.caller in (
-    select f.caller from reembed.query_rates f, reembed.query_limits l
+  delete from reembed.query_rates r where (r.purpose, r.caller) in (
+    select f.purpose, f.caller from reembed.query_rates f join reembed.query_limits l on l.purpose = f.purpose
      where f.at < clock_timestamp() - make_interval(secs => l.burst * 60.0 / l.per_minute)
        for update of f skip locked);
   get diagnostics swept = row_count;

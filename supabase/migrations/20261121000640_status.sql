@@ -159,10 +159,17 @@ begin
     'budgets', (select coalesce(jsonb_agg(reembed.budget_state(b) order by b.scope, b.period), '[]') from reembed.budgets b),
     'queries', (select jsonb_build_object('requests', count(*), 'tokens', coalesce(sum(y.tokens), 0), 'cost_usd', coalesce(sum(y.cost_usd), 0))
                   from reembed.usage y where y.purpose = 'query')
-            || (select jsonb_build_object('cached', count(*), 'hits', coalesce(sum(q.hits), 0)) from reembed.query_cache q));
+            || (select jsonb_build_object('cached', count(*), 'hits', coalesce(sum(q.hits), 0)) from reembed.query_cache q),
+    'completions', (select coalesce(jsonb_agg(to_jsonb(y) order by y.model, y.purpose), '[]')
+                      from (select l.model_id as model, l.purpose, count(*) filter (where l.state <> 'reserved') as requests,
+                                   coalesce(sum(l.input_tokens) filter (where l.state <> 'reserved'), 0) as input_tokens,
+                                   coalesce(sum(l.output_tokens) filter (where l.state <> 'reserved'), 0) as output_tokens,
+                                   coalesce(sum(l.cost_usd) filter (where l.state <> 'reserved'), 0) as cost_usd,
+                                   coalesce(sum(l.cost_usd) filter (where l.state = 'reserved'), 0) as cost_usd_reserved
+                              from reembed.completions l group by l.model_id, l.purpose) y));
 end
 $$;
 comment on function reembed.status() is
-  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), index: index_state, tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached } }. Counted, not estimated, but for the rows of a large table without a maintained version.';
+  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), index: index_state, tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached }, completions: [{ model, purpose, requests, input_tokens, output_tokens, cost_usd, cost_usd_reserved }] }. Counted, not estimated, but for the rows of a large table without a maintained version.';
 
 revoke execute on all functions in schema reembed from public;

@@ -1,7 +1,7 @@
 -- Who may do what: each API role against each object, after the migrations and after a version was added and loaded.
 -- Runs under the old default privileges, which open all that is new in public, and under the new ones, which open nothing.
 begin;
-select plan(33);
+select plan(35);
 
 create function pg_temp.executable(role text, in_schema text) returns setof text language sql as $$
   select p.proname::text collate "default" from pg_proc p where p.pronamespace = in_schema::regnamespace and has_function_privilege(role, p.oid, 'execute') order by 1
@@ -69,6 +69,8 @@ select throws_ok($$ select public.reembed_pause_space('openai/text-embedding-3-s
 select throws_ok($$ select reembed.cutover('course_content', 2) $$, '42501', null, 'and switches nothing');
 select throws_ok($$ select reembed.set_traffic('course_content', 2, 50) $$, '42501', null, 'nor shares out callers');
 select throws_ok($$ select public.reembed_count_search('course_content', 2, true, 1) $$, '42501', null, 'and counts no search, which might call off a canary');
+select throws_ok($$ select public.reembed_begin_completion('openai/gpt-4.1-mini', 'answer', 1, 1) $$, '42501', null, 'and reserves no answer of a language model');
+select throws_ok('select * from reembed.completions', '42501', null, 'whose ledger it does not read');
 select lives_ok($$ select public.embedding_route('course_content') $$, 'anon asks for the route');
 set local role authenticated;
 select throws_ok('select public.reembed_claim()', '42501', null, 'authenticated claims nothing');

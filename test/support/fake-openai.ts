@@ -1,6 +1,6 @@
 /**
- * A fake OpenAI: a real HTTP server on loopback with the wire format, the limits, the error bodies and the headers of `POST /v1/embeddings`, files
- * and batches, and faults on demand. In a test: `const openai = await startFakeOpenAI()`; alone: `node test/support/fake-openai.ts --port 8787`. Other processes
+ * A fake OpenAI: a real HTTP server on loopback with the wire format, the limits, the error bodies and the headers of `POST /v1/embeddings`, chat
+ * completions, files and batches, and faults on demand. In a test: `const openai = await startFakeOpenAI()`; alone: `node test/support/fake-openai.ts --port 8787`. Other processes
  * set faults with `POST /__faults`: one rule is added, a list replaces all (so `[]` clears them).
  */
 import { createHash, randomUUID } from "node:crypto";
@@ -9,10 +9,12 @@ import type { AddressInfo } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { FakeBatches } from "./fake-openai/batches.ts";
+import { CHAT_MODELS, FakeChat } from "./fake-openai/chat.ts";
 import { type Fault, type FaultRule, Faults } from "./fake-openai/faults.ts";
 import { countTokens, embed, type Input, inputText, MODELS, type Model } from "./fake-openai/models.ts";
 import { Bucket, formatDuration } from "./fake-openai/rate-limit.ts";
 import { REFUSALS, type Refusal } from "./fake-openai/refusals.ts";
+import { refuse, send, sendText } from "./fake-openai/respond.ts";
 
 export type { Fault, FaultRule } from "./fake-openai/faults.ts";
 
@@ -63,6 +65,7 @@ export interface FakeOpenAI {
   readonly apiKey: string;
   readonly faults: Faults;
   readonly batches: FakeBatches;
+  readonly chat: FakeChat;
   stats(): FakeOpenAIStats;
   /** Resolves as soon as so many requests that match have arrived, with the last of them; earlier ones count. */
   arrival(matches?: (entry: Readonly<RequestEntry>) => boolean, count?: number): Promise<RequestEntry>;
@@ -98,6 +101,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
   const log: RequestEntry[] = [];
   const arrivals = new Set<() => void>();
   const closing = new AbortController();
+  const chat = new FakeChat(faults, closing.signal);
   const buckets = new Map(
     MODELS.map(({ name }) => [
       name,
@@ -135,7 +139,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
       if (method !== "GET") return refuse(response, REFUSALS.wrongMethod(method, pathname));
       return send(response, 200, {
         object: "list",
-        data: MODELS.map(({ name }) => ({
+        data: [...MODELS, ...CHAT_MODELS].map(({ name }) => ({
           id: name,
           object: "model",
           created: 1_705_948_997,
@@ -146,6 +150,10 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
     if (pathname === "/v1/embeddings") {
       if (method !== "POST") return refuse(response, REFUSALS.wrongMethod(method, pathname));
       return embeddings(await readBody(request), response);
+    }
+    if (pathname === "/v1/chat/completions") {
+      if (method !== "POST") return refuse(response, REFUSALS.wrongMethod(method, pathname));
+      return chat.answer(await readBody(request), response);
     }
     if (await batches.handle(method, url, request, () => readBytes(request), response)) return;
     return refuse(response, REFUSALS.unknownUrl(method, pathname));
@@ -177,7 +185,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
     if ("status" in request) return refuse(response, request);
 
     const texts = request.inputs.map(inputText);
-    const { latencyMs, fault } = faults.draw(texts);
+    const { latencyMs, fault } = faults.draw("embeddings", texts);
     const entry: RequestEntry = {
       id: String(response.getHeader("x-request-id")),
       model: request.model.name,
@@ -270,6 +278,7 @@ export async function startFakeOpenAI(options: FakeOpenAIOptions = {}): Promise<
     apiKey,
     faults,
     batches,
+    chat,
     stats: () => ({
       requests: log.length,
       tokensBilled: log.reduce((sum, { billed }) => sum + billed, 0),
@@ -421,22 +430,6 @@ async function readBytes(request: IncomingMessage): Promise<Buffer> {
 
 async function readBody(request: IncomingMessage): Promise<string> {
   return (await readBytes(request)).toString("utf8");
-}
-
-function refuse(response: ServerResponse, { status, body }: Refusal): void {
-  send(response, status, body);
-}
-
-function send(response: ServerResponse, status: number, body: unknown): void {
-  sendText(response, status, JSON.stringify(body));
-}
-
-function sendText(response: ServerResponse, status: number, text: string): void {
-  response.writeHead(status, {
-    "content-type": "application/json",
-    "content-length": String(Buffer.byteLength(text)),
-  });
-  response.end(text);
 }
 
 if (import.meta.main) {

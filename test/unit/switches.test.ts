@@ -24,6 +24,7 @@ const ALL = {
   OPENAI_EMBEDDING_BATCH_SIZE: "100",
   OPENAI_EMBEDDING_MAX_RETRIES: "3",
   EMBEDDING_TIMEOUT: "30",
+  OPENAI_CHAT_MODEL: "gpt-4.1-nano",
 };
 
 /** What it throws, as a ReembedError. */
@@ -46,6 +47,7 @@ describe("the switches", () => {
       OPENAI_EMBEDDING_BATCH_SIZE: 100,
       OPENAI_EMBEDDING_MAX_RETRIES: 3,
       EMBEDDING_TIMEOUT: 30,
+      OPENAI_CHAT_MODEL: "gpt-4.1-nano",
     });
     expect(readSwitches({ USE_VECTOR_1536: "", EMBEDDING_TIMEOUT: "  " })).toEqual({});
     expect(readSwitches({ USE_VECTOR_1536: "off" })).toEqual({ USE_VECTOR_1536: false });
@@ -63,6 +65,7 @@ describe("the switches", () => {
     ["OPENAI_EMBEDDING_BATCH_SIZE", ["0", "2049", "1.5", "ten"]],
     ["OPENAI_EMBEDDING_MAX_RETRIES", ["-1", "8", "Infinity"]],
     ["EMBEDDING_TIMEOUT", ["0", "61", "30s"]],
+    ["OPENAI_CHAT_MODEL", ["two words", "-x"]],
   ])("%s takes nothing else", (name, values) => {
     for (const value of values) {
       const refusal = refusalOf(() => readSwitches({ [name]: value }));

@@ -139,6 +139,18 @@ export type Database = {
         }[];
       };
       reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
+      reembed_begin_completion: {
+        Args: {
+          model_id: string;
+          purpose: string;
+          input_tokens: number;
+          max_output_tokens: number;
+          collection?: string;
+          caller_hash?: string;
+          lease_seconds?: number;
+        };
+        Returns: Json;
+      };
       reembed_begin_query: {
         Args: { space_id: string; query_hash: string; tokens: number; caller_hash?: string };
         Returns: Json;
@@ -183,6 +195,7 @@ export type Database = {
         };
         Returns: Json;
       };
+      reembed_completion_model: { Args: { model_id: string }; Returns: Json };
       reembed_copy: {
         Args: {
           version_id: number;
@@ -199,6 +212,17 @@ export type Database = {
         Returns: undefined;
       };
       reembed_course_page: { Args: { page: string }; Returns: Json };
+      reembed_end_completion: {
+        Args: {
+          ticket: number;
+          input_tokens: number;
+          output_tokens: number;
+          latency_ms: number;
+          outcome: string;
+          state?: string;
+        };
+        Returns: undefined;
+      };
       reembed_end_query: {
         Args: {
           ticket: number;

@@ -18,11 +18,14 @@ export const ERRORS = {
   wrong_space: { status: 400, meaning: "the query vector is of another space than the version" },
   refused: { status: 409, meaning: "the lifecycle does not allow this step now" },
   busy: { status: 409, meaning: "a lock was not to be had in time; nothing was changed" },
-  rate_limited: { status: 429, meaning: "the caller searches by text more often than its rate allows" },
-  budget_spent: { status: 429, meaning: "the budget for embedding queries is spent" },
+  rate_limited: {
+    status: 429,
+    meaning: "the caller searches by text, or asks, more often than its rate allows",
+  },
+  budget_spent: { status: 429, meaning: "the budget for queries is spent" },
   environment_conflict: { status: 503, meaning: "an environment variable contradicts the database" },
   provider_rejected: { status: 502, meaning: "the provider refused the account or the request" },
-  provider_bad_answer: { status: 502, meaning: "the provider answered with vectors that cannot be used" },
+  provider_bad_answer: { status: 502, meaning: "the provider's answer cannot be used" },
   provider_unavailable: {
     status: 503,
     meaning: "the provider cannot be reached, fails, or is not configured",

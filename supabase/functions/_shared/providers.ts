@@ -1,9 +1,11 @@
-/** Which provider embeds for a space. */
+/** Which provider embeds for a space, and which language model writes. */
+import type { ChatModel } from "./chat-model.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
 import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
+import { createOpenAIChatModel } from "./providers/openai-chat.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
 import { checkServer, OPENAI, type Server } from "./servers.ts";
 import { checkModel, type Switches } from "./switches.ts";
@@ -22,14 +24,16 @@ export interface ProviderConfig {
   /** The other servers that speak OpenAI's API, by their providers' names. */
   readonly servers?: Readonly<Record<string, SwitchedServer>> | undefined;
   readonly supabaseAi?: SupabaseAi | undefined;
+  /** The language model of the provider openai; without it the default one. */
+  readonly chatModel?: string | undefined;
 }
 
 /** How OpenAI and the other servers are reached, as an environment's variables say. */
 export function serverConfig(
   env: { readonly OPENAI_API_KEY?: string | undefined; readonly OPENAI_BASE_URL?: string | undefined },
   others: Readonly<Record<string, Server>>,
-  switches: Pick<Switches, "OPENAI_EMBEDDING_MODEL" | "EMBEDDING_TIMEOUT">,
-): Required<Pick<ProviderConfig, "openai" | "servers">> {
+  switches: Pick<Switches, "OPENAI_EMBEDDING_MODEL" | "EMBEDDING_TIMEOUT" | "OPENAI_CHAT_MODEL">,
+): Pick<ProviderConfig, "chatModel"> & Required<Pick<ProviderConfig, "openai" | "servers">> {
   const seconds = switches.EMBEDDING_TIMEOUT;
   const timeoutMs = seconds === undefined ? undefined : Math.round(seconds * 1_000);
   return {
@@ -42,6 +46,7 @@ export function serverConfig(
     servers: Object.fromEntries(
       Object.entries(others).map(([provider, server]) => [provider, { ...server, timeoutMs }]),
     ),
+    chatModel: switches.OPENAI_CHAT_MODEL,
   };
 }
 
@@ -95,6 +100,20 @@ export function createBatchProvider(space: Space, config: ProviderConfig): Batch
     );
   }
   return createOpenAIBatches({ space, apiKey, baseURL });
+}
+
+/** Cheap, sees images, writes its first word soon. Its price stands in `reembed.completion_models`. */
+export const DEFAULT_CHAT_MODEL = "gpt-4.1-mini";
+
+/**
+ * The language model that the environment configures; undefined where it has no OPENAI_API_KEY.
+ * @throws ReembedError `provider_unavailable` when the key or the base URL is malformed
+ */
+export function createChatModel({ openai, chatModel }: ProviderConfig): ChatModel | undefined {
+  if (!openai?.apiKey?.trim()) return undefined;
+  const model = chatModel ?? DEFAULT_CHAT_MODEL;
+  const id = `${OPENAI}/${model}`;
+  return createOpenAIChatModel({ id, model, ...checkServer({ id, provider: OPENAI }, openai) });
 }
 
 function serverOf({ provider }: Space, { openai, servers }: ProviderConfig): SwitchedServer | undefined {

@@ -53,6 +53,7 @@ export const SWITCHES = {
   OPENAI_EMBEDDING_BATCH_SIZE: switchOf(whole(1, 2_048)),
   OPENAI_EMBEDDING_MAX_RETRIES: switchOf(whole(0, MOST_RETRIES)),
   EMBEDDING_TIMEOUT: switchOf(between(1, 60)),
+  OPENAI_CHAT_MODEL: switchOf(modelName),
 };
 
 const schema = z.object(SWITCHES);

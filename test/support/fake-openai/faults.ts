@@ -14,7 +14,7 @@ const KIND = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("cut"), when: z.enum(["before_answer", "in_answer"]) }),
   /** The work is done and billed, and no byte of an answer ever comes. */
   z.strictObject({ kind: z.literal("never") }),
-  /** A whole HTTP 200 whose body ends half way. */
+  /** A whole HTTP 200 whose body ends half way; in a stream an event that does. */
   z.strictObject({ kind: z.literal("half_json") }),
   /** Right vectors with the right index, in another order: what the interface allows. */
   z.strictObject({ kind: z.literal("shuffled") }),
@@ -24,7 +24,16 @@ const KIND = z.discriminatedUnion("kind", [
   /** In base64 a NaN; as float `null`, which is what becomes of a NaN in JSON. */
   z.strictObject({ kind: z.literal("nan") }),
   z.strictObject({ kind: z.literal("zero_vector") }),
+  /** Of a stream: half of it and then silence; an error within it; an end that nobody announced; no usage. */
+  z.strictObject({ kind: z.literal("stall") }),
+  z.strictObject({ kind: z.literal("stream_error") }),
+  z.strictObject({ kind: z.literal("no_end") }),
+  z.strictObject({ kind: z.literal("no_usage") }),
 ]);
+
+/** What may be asked: vectors, or words. */
+const ENDPOINT = z.enum(["embeddings", "chat"]);
+export type Endpoint = z.output<typeof ENDPOINT>;
 
 const RULE = z.strictObject({
   fault: KIND,
@@ -33,6 +42,8 @@ const RULE = z.strictObject({
   /** The share of the matching requests that it hits, drawn from `seed`: the same seed hits the same ones. */
   probability: z.number().min(0).max(1).optional(),
   seed: z.int().default(1),
+  /** Only requests of this kind; without it all. */
+  endpoint: ENDPOINT.optional(),
   /** Only requests one of whose inputs contains this text. */
   match: z.string().min(1).optional(),
 });
@@ -76,12 +87,12 @@ export class Faults {
   }
 
   /** The faults of one request, used up by it: every latency that hits, and the first other one. */
-  draw(inputs: readonly string[]): { latencyMs: number; fault: Fault | undefined } {
+  draw(endpoint: Endpoint, inputs: readonly string[]): { latencyMs: number; fault: Fault | undefined } {
     let latencyMs = 0;
     let fault: Fault | undefined;
     for (const entry of this.#entries) {
       const isLatency = entry.rule.fault.kind === "latency";
-      if ((!isLatency && fault !== undefined) || !hits(entry, inputs)) continue;
+      if ((!isLatency && fault !== undefined) || !hits(entry, endpoint, inputs)) continue;
       entry.left -= 1;
       if (entry.rule.fault.kind === "latency") latencyMs += entry.rule.fault.ms;
       else fault = entry.rule.fault;
@@ -91,8 +102,9 @@ export class Faults {
   }
 }
 
-function hits(entry: Entry, inputs: readonly string[]): boolean {
+function hits(entry: Entry, endpoint: Endpoint, inputs: readonly string[]): boolean {
   const { match, probability, seed } = entry.rule;
+  if (entry.rule.endpoint !== undefined && entry.rule.endpoint !== endpoint) return false;
   if (match !== undefined && !inputs.some((input) => input.includes(match))) return false;
   if (probability === undefined) return true;
   entry.draws += 1;

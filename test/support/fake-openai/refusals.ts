@@ -71,6 +71,14 @@ export const REFUSALS = {
       `This model's maximum context length is ${most} tokens, however you requested ${tokens} tokens (${tokens} in your prompt; 0 for the completion). Please reduce your prompt; or completion length.`,
       null,
     ),
+  contextTooLong: (most: number, tokens: number) =>
+    refusal(
+      400,
+      `This model's maximum context length is ${most} tokens. However, your messages resulted in ${tokens} tokens. Please reduce the length of the messages.`,
+      "context_length_exceeded",
+      "invalid_request_error",
+      "messages",
+    ),
   requestTooLarge: (tokens: number, most: number) =>
     refusal(
       400,

@@ -81,13 +81,19 @@ function sendingOnce(send: typeof fetch): typeof fetch {
 }
 
 /** One request, for whoever has to say what became of it. */
-export interface Exchange {
-  readonly space: Space;
+export interface Sent {
+  /** What was asked: errors begin with it. */
+  readonly space: Pick<Space, "id">;
   readonly apiKey?: string | undefined;
   readonly texts: readonly string[];
   readonly timeoutMs: number;
   readonly signal: AbortSignal | undefined;
   readonly deadline: AbortSignal;
+}
+
+/** A request for embeddings. */
+export interface Exchange extends Sent {
+  readonly space: Space;
 }
 
 /** What a request says beside its input. Only the text-embedding-3 models take `dimensions`; others refuse the request for it. */
@@ -112,7 +118,7 @@ async function send(client: OpenAI, exchange: Exchange): Promise<{ response: Res
 }
 
 /** What the library threw, as the engine knows it; see the table in provider-error.ts. */
-export function openAIError(error: unknown, exchange: Exchange): ProviderError {
+export function openAIError(error: unknown, exchange: Sent): ProviderError {
   const { space, signal, deadline, timeoutMs } = exchange;
   if (error instanceof APIError && error.status !== undefined) {
     return refusal(error.status, error, exchange);
@@ -130,7 +136,7 @@ export function openAIError(error: unknown, exchange: Exchange): ProviderError {
   );
 }
 
-function refusal(status: number, error: APIError, { space, apiKey, texts }: Exchange): ProviderError {
+function refusal(status: number, error: APIError, { space, apiKey, texts }: Sent): ProviderError {
   const code = typeof error.code === "string" ? error.code : undefined;
   const fault = faultOfAnswer(status, code);
   const headers = error.headers ?? new Headers();
