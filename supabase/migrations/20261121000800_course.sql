@@ -62,7 +62,7 @@ create index if not exists course_content_page_idx on public.course_content (spl
 create index if not exists course_content_parent_id_idx on public.course_content (parent_id);
 
 alter table public.course_content enable row level security;
-revoke all on public.course_content from public, anon, authenticated;
+revoke all on public.course_content from public, anon, authenticated, service_role;
 grant select on public.course_content to anon, authenticated;
 grant select, insert, update, delete, truncate on public.course_content to service_role;
 drop policy if exists "anyone reads course content" on public.course_content;
