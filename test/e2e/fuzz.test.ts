@@ -1,0 +1,114 @@
+/** Random requests to every edge function: each is answered, in time, with success or the error object of a documented code. */
+import { readdirSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Stack, startStack } from "../../scripts/stack/index.ts";
+import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
+import { describeFuzz, type FuzzRoute, fuzzRequest, sendFuzz } from "../support/fuzz.ts";
+import { connect } from "../support/postgres.ts";
+
+/** A line for each route: a request that it takes. */
+const ROUTES: readonly FuzzRoute[] = [
+  {
+    path: "search",
+    key: "publishableKey",
+    body: {
+      collection: "course_content",
+      query: "What is a commit?",
+      mode: "hybrid",
+      match_count: 3,
+      filters: { content_type: "section" },
+    },
+  },
+  {
+    path: "ingest",
+    key: "secretKey",
+    body: { url: "https://example.org/fuzz.html", html: "<main><h2 id='a'>A</h2><p>Text.</p></main>" },
+  },
+  { path: "backfill", key: "backfillKey", body: {} },
+];
+
+const REQUESTS = Number(process.env.REEMBED_FUZZ_REQUESTS ?? 2_000);
+const SEED = Number(process.env.REEMBED_FUZZ_SEED ?? Math.floor(Math.random() * 1_000_000));
+const AT_ONCE = 8;
+/** Far more than any takes on a busy machine. */
+const WITHIN_MS = 30_000;
+
+let openai: FakeOpenAI;
+let stack: Stack;
+
+beforeAll(async () => {
+  openai = await startFakeOpenAI();
+  stack = await startStack({
+    port: 0,
+    database: "memory",
+    openai: { apiKey: openai.apiKey, baseUrl: openai.url },
+    tickMs: 3_600_000,
+    onLog: () => {},
+  });
+  const db = await connect(stack.databaseUrl);
+  await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02)");
+  await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+  await db.query(
+    "select reembed.set_query_rate(1000000, 1000000), reembed.set_completion_rate(1000000, 1000000)",
+  );
+  await db.query(
+    "insert into public.course_content (title, content) values ('Commits', 'A commit is a snapshot.')",
+  );
+  await db.end();
+});
+afterAll(async () => {
+  await stack?.stop();
+  await openai?.close();
+});
+
+test("the table has every function", () => {
+  const functions = readdirSync(fileURLToPath(new URL("../../supabase/functions/", import.meta.url)), {
+    withFileTypes: true,
+  })
+    .filter((entry) => entry.isDirectory() && entry.name !== "_shared")
+    .map(({ name }) => name);
+  expect(new Set(ROUTES.map(({ path }) => path.split("/")[0]))).toEqual(new Set(functions));
+});
+
+test.each(ROUTES)("$path takes the request that its line has", async (route) => {
+  const body = JSON.stringify(route.body ?? {});
+  const headers = { apikey: stack[route.key], "content-type": "application/json" };
+  expect(await sendFuzz(stack, { route, method: route.method ?? "POST", headers, body }, WITHIN_MS)).toBe(
+    "ok",
+  );
+});
+
+test(`${REQUESTS} random requests have an answer each`, async () => {
+  console.log(`fuzz: REEMBED_FUZZ_SEED=${SEED} repeats these requests`);
+  const outcomes = new Map<string, number>();
+  const problems: string[] = [];
+  let next = 0;
+  const lane = async () => {
+    while (next < REQUESTS) {
+      const number = next;
+      next += 1;
+      const request = fuzzRequest(ROUTES, stack, SEED, number);
+      try {
+        const outcome = await sendFuzz(stack, request, WITHIN_MS);
+        const key = `${request.route.path} ${outcome}`;
+        outcomes.set(key, (outcomes.get(key) ?? 0) + 1);
+      } catch (error) {
+        problems.push(
+          `${number}: ${error instanceof Error ? error.message : error}\n  ${describeFuzz(request)}`,
+        );
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, lane));
+  console.log(
+    [...outcomes]
+      .sort()
+      .map(([outcome, count]) => `${outcome}: ${count}`)
+      .join(", "),
+  );
+  expect(problems).toEqual([]);
+  // Neither all refused at the door nor all let through.
+  expect(outcomes.get("search ok")).toBeGreaterThan(0);
+  expect(outcomes.get("search invalid_request")).toBeGreaterThan(0);
+}, 600_000);
