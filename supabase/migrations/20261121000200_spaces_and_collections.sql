@@ -62,6 +62,7 @@ create table reembed.versions (
   vector_key name[] not null,
   match_function name not null check (match_function ~ '^[a-z][a-z0-9_]+$'),
   match_threshold double precision not null check (match_threshold between -1 and 1),
+  ef_search int not null default 100 check (ef_search between 10 and 1000),
   takes_unnamed boolean not null default false,
   adopts boolean not null default false,
   state text not null default 'prepared' check (state in ('prepared', 'loading', 'indexing', 'ready', 'retired')),
@@ -76,6 +77,8 @@ comment on table reembed.versions is
 comment on column reembed.versions.vector_table is 'The collection''s own table, or a table keyed by the row (vector_key).';
 comment on column reembed.versions.maintained is 'Its vectors are kept current on every edit: its triggers stand on the tables. Written only together with them.';
 comment on column reembed.versions.enqueued_at is 'When all rows that existed before it was maintained had their jobs: law 2 counts the version from then on.';
+comment on column reembed.versions.ef_search is
+  'How many candidates a search of its HNSW index keeps, at least (pgvector''s hnsw.ef_search): more find more of the exact answer and cost more. set_ef_search writes it.';
 comment on column reembed.versions.takes_unnamed is
   'Its RPC takes vectors that name no space although another version has the same width: only for an RPC that an app called before it was adopted.';
 comment on column reembed.versions.adopts is

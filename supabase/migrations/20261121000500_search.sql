@@ -9,6 +9,7 @@
 --     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
 --   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than
 --     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
+--   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
 --   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
@@ -133,7 +134,7 @@ begin
   end if;
 
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, greatest(100, 2 * match_count))::text, true),
+          set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true),
           set_config('hnsw.max_scan_tuples', '20000', true);
 
   for %13$s, similarity, found_rows in
@@ -176,7 +177,8 @@ $sql$,
     (select string_agg(format('%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('n.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
-    reembed.key_list(c, 'n'));
+    reembed.key_list(c, 'n'),
+    v.ef_search);
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';
@@ -199,6 +201,26 @@ end
 $$;
 comment on function reembed.create_match_function(int) is
   'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped; with it the hybrid RPC (520_hybrid) where the collection has a lexical side.';
+
+create function reembed.set_ef_search(collection text, version int, ef_search int, actor text default null, reason text default null) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v constant reembed.versions := reembed.version_numbered(collection, version);
+begin
+  perform reembed.check_range('ef_search', ef_search, 10, 1000);
+  if v.state = 'retired' then
+    raise exception using errcode = 'RE010', message = format('version %s of %s was finalized: it is not searched any more', v.number, set_ef_search.collection),
+      hint = 'Name a version that still has its vectors.';
+  end if;
+  update reembed.versions x set ef_search = set_ef_search.ef_search where x.id = v.id;
+  perform reembed.create_match_function(v.id);
+  insert into reembed.events (actor, kind, collection, version, reason, detail)
+  values (coalesce(set_ef_search.actor, session_user), 'set_ef_search', set_ef_search.collection, v.number, set_ef_search.reason,
+          jsonb_build_object('from', v.ef_search, 'to', set_ef_search.ef_search));
+end
+$$;
+comment on function reembed.set_ef_search(text, int, int, text, text) is
+  'How many candidates the searches of a version keep while they walk its index, 10 to 1000: the remedy where its index finds too little. Its RPCs are made anew, and an evaluation made before counts no more. RE004, RE005, RE006, RE010 on bad arguments.';
 
 create function reembed.has_index(v reembed.versions) returns boolean
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$

@@ -87,7 +87,7 @@ begin
     end if;
   end if;
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, greatest(100, 2 * depth))::text, true),
+          set_config('hnsw.ef_search', least(1000, greatest(%23$s, 2 * depth))::text, true),
           set_config('hnsw.max_scan_tuples', '20000', true);
 
   return query
@@ -146,7 +146,8 @@ $sql$,
     (select string_agg(format('t.%1$I operator(pg_catalog.=) n.%1$I', k), ' and ' order by n) from unnest(c.key_columns) with ordinality u(k, n)),
     reembed.vector_join(v),
     format('Rows of %s by the words of query_text (%s) and by nearness to query_embedding (%s, %s dimensions), fused by reciprocal rank, best first. Without query_embedding by words alone; similarity is then null. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 zero vector, RE004 an argument out of range.',
-           c.name, c.lexical_config, s.id, s.dimensions));
+           c.name, c.lexical_config, s.id, s.dimensions),
+    v.ef_search);
 end
 $$;
 comment on function reembed.hybrid_function_sql(reembed.versions) is

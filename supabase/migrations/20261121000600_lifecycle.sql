@@ -174,6 +174,13 @@ $$;
 comment on function reembed.set_space(text, int, text) is
   'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
+create function reembed.set_lock_patience(attempt int) returns void
+language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+  select set_config('lock_timeout', least(900, 100 * attempt) || 'ms', true)
+$$;
+comment on function reembed.set_lock_patience(int) is
+  'How long this attempt waits for a lock on an application''s table, until the transaction''s end: 100 ms at first, since a lock that is waited for holds up every search that comes after it; then longer, up to 900 ms, since on a busy table there is always a search under way that takes longer than that. Below deadlock_timeout.';
+
 create function reembed.start_loading(collection text, version int, actor text default null, reason text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
@@ -186,9 +193,9 @@ begin
   if v.state <> 'prepared' then
     perform reembed.refuse_step(v, 'start_loading');
   end if;
-  for attempt in 1..20 loop
+  for attempt in 1..15 loop
+    perform reembed.set_lock_patience(attempt);
     begin
-      -- Short waits (lock_timeout above) with pauses between: a queued lock request would hold up every search that comes after it.
       execute format('lock table %s in share row exclusive mode', c.source_table);
       execute format('lock table %s in share row exclusive mode', v.vector_table);
       select * into strict v from reembed.versions x where x.id = v.id for no key update;
@@ -208,7 +215,7 @@ begin
 end
 $$;
 comment on function reembed.start_loading(text, int, text, text) is
-  'Makes a version maintained: registry row and triggers in one transaction. Existing rows are enqueued after it commits (enqueue_missing, then finish_enqueueing). Does nothing when it is maintained already. RE009: the table stayed locked for ten seconds; RE010: it was finalized.';
+  'Makes a version maintained: registry row and triggers in one transaction. Existing rows are enqueued after it commits (enqueue_missing, then finish_enqueueing). Does nothing when it is maintained already. RE009: the table stayed locked for fifteen seconds; RE010: it was finalized.';
 
 create function reembed.finish_enqueueing(collection text, version int) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -259,7 +266,8 @@ declare
   part record;
 begin
   select * into strict v from reembed.versions x where x.id = stop_maintaining.version_id;
-  for attempt in 1..20 loop
+  for attempt in 1..15 loop
+    perform reembed.set_lock_patience(attempt);
     begin
       -- The tables in the order of start_loading and complete. Dropping a trigger needs this lock; a table that was dropped is not waited for.
       for part in select x.oid::regclass as name from pg_catalog.pg_class x join reembed.collections c on c.id = v.collection_id
@@ -288,7 +296,7 @@ begin
 end
 $$;
 comment on function reembed.stop_maintaining(int, text, text, text, text) is
-  'Takes a version''s triggers away and moves its state, in one transaction, for abandon and finalize. RE009: a table stayed locked for ten seconds, nothing was changed.';
+  'Takes a version''s triggers away and moves its state, in one transaction, for abandon and finalize. RE009: a table stayed locked for fifteen seconds, nothing was changed.';
 
 create function reembed.abandon(collection text, version int, reason text default null, actor text default null) returns text
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$

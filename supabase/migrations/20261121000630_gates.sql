@@ -84,6 +84,7 @@ declare
   row_total constant bigint := greatest(failed, coalesce(reembed.table_rows(c), (select x.reltuples::bigint from pg_catalog.pg_class x where x.oid = c.source_table)), 1);
   failed_share constant numeric := round(failed::numeric / row_total, 6);
   ready_at constant timestamptz := (select max(e.at) from reembed.events e where e.collection = c.name and e.kind = 'ready' and e.version = v.number);
+  ef_search_set_at constant timestamptz := (select max(e.at) from reembed.events e where e.collection = c.name and e.kind = 'set_ef_search' and e.version = v.number);
   e reembed.evaluations;
   is_evaluated boolean;
   hours numeric;
@@ -100,15 +101,18 @@ begin
       reembed.gate('failed', to_jsonb(failed_share), to_jsonb(c.gate_failed_share), failed_share <= c.gate_failed_share, case
         when failed = 0 then 'no row failed' else format('%s of %s rows failed', failed, row_total) end),
       reembed.gate('evaluation', to_jsonb(hours), to_jsonb(c.gate_evaluation_hours),
-        is_evaluated and hours < c.gate_evaluation_hours and (ready_at is null or e.created_at > ready_at), case
+        is_evaluated and hours < c.gate_evaluation_hours and e.created_at > all (array_remove(array[ready_at, ef_search_set_at], null)), case
           when not is_evaluated then format('no evaluation compares v%s with v%s, the active version', v.number, active_number)
-          when ready_at is not null and e.created_at <= ready_at then 'its last evaluation was made before it became ready'
+          when e.created_at <= ready_at then 'its last evaluation was made before it became ready'
+          when e.created_at <= ef_search_set_at then 'its last evaluation was made before its ef_search was set'
           else format('its last evaluation is %s h old', hours) end),
       reembed.gate('index_recall', to_jsonb(e.index_recall), to_jsonb(c.gate_index_recall),
         is_evaluated and (e.index_recall is null or e.index_recall >= c.gate_index_recall), case
           when not is_evaluated then unmeasured
           when e.index_recall is null then 'its searches read no index: they are exact'
-          else format('its index finds %s of what an exact scan finds', round(e.index_recall::numeric, 4)) end),
+          else format('its index finds %s of what an exact scan finds', round(e.index_recall::numeric, 4))
+            || case when e.index_recall >= c.gate_index_recall then ''
+                    else format('; with a greater ef_search (now %s) it finds more: reembed.set_ef_search', v.ef_search) end end),
       reembed.gate('index_used', to_jsonb(e.index_used), to_jsonb(true), is_evaluated and coalesce(e.index_used, true), case
         when not is_evaluated then unmeasured
         when e.index_used is null then 'its table is so small that no index is needed'

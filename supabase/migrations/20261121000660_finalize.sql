@@ -32,7 +32,7 @@ begin
 end
 $$;
 comment on function reembed.finalize(text, int, text, text) is
-  'Retires a version for good: no edit reaches it any more, no search finds it, no rollback leads to it. Its vectors stay until somebody drops them, as the migration that finalize_sql writes does after it. RE007: it is active; RE009: a table stayed locked for ten seconds; RE010: it was finalized before.';
+  'Retires a version for good: no edit reaches it any more, no search finds it, no rollback leads to it. Its vectors stay until somebody drops them, as the migration that finalize_sql writes does after it. RE007: it is active; RE009: a table stayed locked for fifteen seconds; RE010: it was finalized before.';
 
 create function reembed.finalize_sql(collection text, version int, keep_rpc boolean default false, reason text default null) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$

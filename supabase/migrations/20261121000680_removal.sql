@@ -9,7 +9,8 @@ declare
   c constant reembed.collections := reembed.collection_named(collection);
   leftover record;
 begin
-  for attempt in 1..20 loop
+  for attempt in 1..15 loop
+    perform reembed.set_lock_patience(attempt);
     begin
       -- Short waits that give everything back, as in start_loading: a worker may hold a job of it while it waits for the table.
       for leftover in select x.oid::regclass as name from pg_catalog.pg_class x
@@ -38,6 +39,6 @@ begin
 end
 $$;
 comment on function reembed.remove_collection(text) is
-  'Takes a collection out of the registry: its triggers and RPCs, its versions with their jobs and records. Its table, rows and vectors stay. RE005: unknown; RE009: one of its tables stayed locked for ten seconds, nothing was changed.';
+  'Takes a collection out of the registry: its triggers and RPCs, its versions with their jobs and records. Its table, rows and vectors stay. RE005: unknown; RE009: one of its tables stayed locked for fifteen seconds, nothing was changed.';
 
 revoke execute on all functions in schema reembed from public;

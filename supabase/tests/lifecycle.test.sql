@@ -1,6 +1,6 @@
 -- The life of a version: added, given a space, loaded, indexed, made active, left and returned to; and what refuses each step.
 begin;
-select plan(105);
+select plan(106);
 
 create function pg_temp.error_of(statement text) returns text language plpgsql as $$
 declare
@@ -52,7 +52,7 @@ select is(pg_temp.error_of($$ select embedding_route(null) $$), 'RE005: collecti
 select is(pg_temp.error_of($$ select embedding_route('course_content', 9) $$), 'RE006: collection course_content has no version 9', 'an unknown version');
 select matches(pg_temp.error_of(format('select reembed.%s', call)), '^RE005: collection .nowhere. is unknown', call)
   from unnest(array['add_version(''nowhere'', ''x'', ''y'', ''z'')', 'set_space(''nowhere'', 1, ''x'')', 'start_loading(''nowhere'', 1)', 'finish_enqueueing(''nowhere'', 1)',
-                    'advance(''nowhere'', 1)', 'abandon(''nowhere'', 1)', 'gates(''nowhere'', 1)', 'set_gates(''nowhere'')', 'upkeep(''nowhere'', 1)', 'finalize(''nowhere'', 1)', 'finalize_sql(''nowhere'', 1)', 'cutover(''nowhere'', 1)', 'rollback(''nowhere'')', 'index_sql(''nowhere'', 1)', 'reconcile(''nowhere'')']) call;
+                    'advance(''nowhere'', 1)', 'abandon(''nowhere'', 1)', 'gates(''nowhere'', 1)', 'set_gates(''nowhere'')', 'set_ef_search(''nowhere'', 1, 100)', 'upkeep(''nowhere'', 1)', 'finalize(''nowhere'', 1)', 'finalize_sql(''nowhere'', 1)', 'cutover(''nowhere'', 1)', 'rollback(''nowhere'')', 'index_sql(''nowhere'', 1)', 'reconcile(''nowhere'')']) call;
 select matches(pg_temp.error_of(format('select reembed.%s', call)), '^RE006: collection course_content has no version', call)
   from unnest(array['set_space(''course_content'', 7, ''x'')', 'start_loading(''course_content'', 7)', 'finish_enqueueing(''course_content'', 0)', 'advance(''course_content'', null)',
                     'abandon(''course_content'', 7)', 'gates(''course_content'', 7)', 'upkeep(''course_content'', 7)', 'finalize(''course_content'', 7)', 'finalize_sql(''course_content'', 7)', 'cutover(''course_content'', 7)', 'index_sql(''course_content'', 7)']) call;

@@ -66,6 +66,35 @@ describePostgres("the gates of a cutover", () => {
     await client.query("rollback");
   });
 
+  test("a low recall of the index names its remedy, which asks for another evaluation", async () => {
+    await client.query("delete from reembed.evaluations");
+    await evaluate("index_recall => 0.8, index_used => true");
+    expect((await gates()).find(({ gate }) => gate === "index_recall")?.why).toMatch(
+      /finds 0\.8000 .* ef_search \(now 100\) .*reembed\.set_ef_search/,
+    );
+    const searchesWith = () =>
+      value<string>("select prosrc from pg_proc where proname = 'match_gated_v2'").then(
+        (body) => /greatest\((\d+), 2 \* match_count\)/.exec(body)?.[1],
+      );
+    expect(await searchesWith()).toBe("100");
+    await client.query("begin");
+    await client.query("select reembed.set_ef_search('gated', 2, 400, actor => 'tester', reason => 'recall')");
+    expect(await searchesWith()).toBe("400");
+    expect(await holding()).toEqual(["evaluation", "index_recall"]);
+    expect((await gates()).find(({ gate }) => gate === "evaluation")?.why).toBe(
+      "its last evaluation was made before its ef_search was set",
+    );
+    await evaluate("index_recall => 0.98, index_used => true");
+    expect(await holding()).toEqual([]);
+    await client.query("rollback");
+  });
+
+  test.each(["9", "1001", "null"])("an ef_search of %s is refused", async (wrong) => {
+    await expect(client.query(`select reembed.set_ef_search('gated', 2, ${wrong})`)).rejects.toMatchObject({
+      code: "RE004",
+    });
+  });
+
   test.each<{ gate: string; figure: unknown; why: RegExp; breakIt: () => Promise<unknown> }>([
     {
       gate: "state",

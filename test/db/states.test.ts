@@ -56,6 +56,28 @@ describePostgres("the states of a version", () => {
     return collection;
   };
 
+  test("a table whose readers always take longer than a short wait is waited for longer, and given up", async () => {
+    await ready("read_much");
+    const [reader, owner] = [await connect(url), await connect(url)];
+    try {
+      await reader.query("begin; select from public.read_much");
+      const given = owner.query("select reembed.abandon('read_much', 2)");
+      let waited = 0;
+      while (waited < 300) {
+        const { rows } = await client.query<{ ms: number }>(
+          `select extract(epoch from clock_timestamp() - l.waitstart)::float8 * 1000 as ms from pg_locks l
+            where not l.granted and l.relation = 'public.read_much'::regclass`,
+        );
+        waited = rows[0]?.ms ?? 0;
+      }
+      await reader.query("commit");
+      await given;
+      expect(await stateOf("read_much", 2)).toBe("prepared");
+    } finally {
+      await Promise.all([reader.end(), owner.end()]);
+    }
+  });
+
   test("the diagram in the documents shows the transitions, all of them and nothing else", async () => {
     const document = await readFile(new URL("../../docs/architecture.md", import.meta.url), "utf8");
     const diagram = /```mermaid\nstateDiagram-v2\n([\s\S]*?)```/.exec(document)?.[1] ?? "";
