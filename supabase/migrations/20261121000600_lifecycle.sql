@@ -1,7 +1,7 @@
 -- The states of a version and what moves it from one to the next: added, loaded, indexed, ready; and how its loading is given up.
--- Makes: reembed.transitions, state_of, transition, add_version, set_space, start_loading, finish_enqueueing, advance, stop_maintaining, abandon, sweep.
+-- Makes: reembed.transitions, state_of, transition, add_version, set_space, start_loading, finish_enqueueing, lock_tables, advance, stop_maintaining, abandon, sweep.
 -- Risks: start_loading takes share row exclusive on the collection's table for a moment, and abandon access exclusive, both under lock_timeout
--- with retry: a queued lock request would hold up every search that comes after it.
+-- with retry (lock_tables): a queued lock request would hold up every search that comes after it.
 --
 -- Stored are the states that decide what is done with a version. Two are not, so that switching stays one row and one event: which version is
 -- live is collections.active_version, and standby is a ready version that was active since it became ready. state_of tells.
@@ -174,12 +174,25 @@ $$;
 comment on function reembed.set_space(text, int, text) is
   'Gives a version another space of the same width, as long as it has no record (RE007); its RPC is made anew. RE005, RE006, RE008 on bad arguments; RE009: a long transaction was writing records.';
 
-create function reembed.set_lock_patience(attempt int) returns void
-language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-  select set_config('lock_timeout', least(900, 100 * attempt) || 'ms', true)
+create function reembed.lock_tables(tables regclass[], lock_mode text, attempt int) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  locked_table regclass;
+begin
+  -- A vacuum of vectors takes minutes, and an autovacuum goes away only for whoever has waited longer than deadlock_timeout for it. Nobody else
+  -- waits for this lock meanwhile: it stops neither readers nor writers.
+  perform set_config('lock_timeout', s.setting::int + 500 || 'ms', true) from pg_catalog.pg_settings s where s.name = 'deadlock_timeout';
+  foreach locked_table in array tables loop
+    execute format('lock table %s in share update exclusive mode', locked_table);
+  end loop;
+  perform set_config('lock_timeout', least(900, 100 * attempt) || 'ms', true);
+  foreach locked_table in array tables loop
+    execute format('lock table %s in %s mode', locked_table, lock_mode);
+  end loop;
+end
 $$;
-comment on function reembed.set_lock_patience(int) is
-  'How long this attempt waits for a lock on an application''s table, until the transaction''s end: 100 ms at first, since a lock that is waited for holds up every search that comes after it; then longer, up to 900 ms, since on a busy table there is always a search under way that takes longer than that. Below deadlock_timeout.';
+comment on function reembed.lock_tables(regclass[], text, int) is
+  'Locks an application''s tables, in this order, for a change of their triggers. A lock that stops searches is waited for 100 ms at the first attempt, since all that come after it wait behind it, and up to 900 ms at later ones, since on a busy table there is always one under way that takes longer. Throws lock_not_available, or deadlock_detected: the caller gives everything back, pauses and tries again.';
 
 create function reembed.start_loading(collection text, version int, actor text default null, reason text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
@@ -194,10 +207,8 @@ begin
     perform reembed.refuse_step(v, 'start_loading');
   end if;
   for attempt in 1..15 loop
-    perform reembed.set_lock_patience(attempt);
     begin
-      execute format('lock table %s in share row exclusive mode', c.source_table);
-      execute format('lock table %s in share row exclusive mode', v.vector_table);
+      perform reembed.lock_tables(array[c.source_table, v.vector_table], 'share row exclusive', attempt);
       select * into strict v from reembed.versions x where x.id = v.id for no key update;
       if v.maintained then
         return;
@@ -206,7 +217,7 @@ begin
       perform reembed.create_triggers(v);
       perform reembed.keep_index_from_start(v);
       return;
-    exception when lock_not_available then
+    exception when lock_not_available or deadlock_detected then
       perform pg_sleep(0.05 * attempt);
     end;
   end loop;
@@ -267,13 +278,11 @@ declare
 begin
   select * into strict v from reembed.versions x where x.id = stop_maintaining.version_id;
   for attempt in 1..15 loop
-    perform reembed.set_lock_patience(attempt);
     begin
       -- The tables in the order of start_loading and complete. Dropping a trigger needs this lock; a table that was dropped is not waited for.
-      for part in select x.oid::regclass as name from pg_catalog.pg_class x join reembed.collections c on c.id = v.collection_id
-                   where x.oid in (c.source_table, v.vector_table) order by x.oid <> c.source_table loop
-        execute format('lock table %s in access exclusive mode', part.name);
-      end loop;
+      perform reembed.lock_tables(array(
+        select x.oid::regclass from pg_catalog.pg_class x join reembed.collections c on c.id = v.collection_id
+         where x.oid in (c.source_table, v.vector_table) order by x.oid <> c.source_table), 'access exclusive', attempt);
       v := reembed.transition(v.id, stop_maintaining.action, stop_maintaining.to_state, stop_maintaining.actor, stop_maintaining.reason);
       -- Vectors of before are then no longer those of the present texts.
       update reembed.versions x set adopts = false where x.id = v.id and x.adopts;
@@ -286,7 +295,7 @@ begin
       end loop;
       perform reembed.sweep(10000);
       return;
-    exception when lock_not_available then
+    exception when lock_not_available or deadlock_detected then
       perform pg_sleep(0.05 * attempt);
     end;
   end loop;

@@ -10,14 +10,12 @@ declare
   leftover record;
 begin
   for attempt in 1..15 loop
-    perform reembed.set_lock_patience(attempt);
     begin
-      -- Short waits that give everything back, as in start_loading: a worker may hold a job of it while it waits for the table.
-      for leftover in select x.oid::regclass as name from pg_catalog.pg_class x
-                       where x.oid = c.source_table or x.oid in (select v.vector_table from reembed.versions v where v.collection_id = c.id)
-                       order by x.oid <> c.source_table, x.oid loop
-        execute format('lock table %s in share row exclusive mode', leftover.name);
-      end loop;
+      -- A wait that ends gives everything back, as in start_loading: a worker may hold a job of it while it waits for the table.
+      perform reembed.lock_tables(array(
+        select x.oid::regclass from pg_catalog.pg_class x
+         where x.oid = c.source_table or x.oid in (select v.vector_table from reembed.versions v where v.collection_id = c.id)
+         order by x.oid <> c.source_table, x.oid), 'share row exclusive', attempt);
       for leftover in select p.oid::regprocedure as signature, p.pronamespace = 'reembed'::regnamespace as has_triggers
                         from reembed.versions v
                         join pg_catalog.pg_proc p on p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id)
@@ -30,7 +28,7 @@ begin
       insert into reembed.events (kind, collection) values ('remove', c.name);
       notify pgrst, 'reload schema';
       return;
-    exception when lock_not_available then
+    exception when lock_not_available or deadlock_detected then
       perform pg_sleep(0.05 * attempt);
     end;
   end loop;

@@ -78,6 +78,31 @@ describePostgres("the states of a version", () => {
     }
   });
 
+  test("an autovacuum of the table is sent away, and readers and writers go on meanwhile", async () => {
+    const collection = await ready("vacuumed");
+    const [vacuum, owner] = [await connect(url), await connect(url)];
+    try {
+      // The lock that a vacuum holds; in a session, which nobody sends away: it goes when it has been waited for longer than deadlock_timeout.
+      await vacuum.query("begin; lock table public.vacuumed in share update exclusive mode");
+      const given = owner.query("select reembed.abandon('vacuumed', 2)");
+      let waited = 0;
+      while (waited <= 1_000) {
+        const { rows } = await client.query<{ ms: number; mode: string }>(
+          `select extract(epoch from clock_timestamp() - l.waitstart)::float8 * 1000 as ms, l.mode from pg_locks l
+            where not l.granted and l.relation = 'public.vacuumed'::regclass`,
+        );
+        for (const { mode } of rows) expect(mode).toBe("ShareUpdateExclusiveLock");
+        waited = rows[0]?.ms ?? 0;
+        await insertRow(client, collection, "written beside it");
+      }
+      await vacuum.query("commit");
+      await given;
+      expect(await stateOf("vacuumed", 2)).toBe("prepared");
+    } finally {
+      await Promise.all([vacuum.end(), owner.end()]);
+    }
+  });
+
   test("the diagram in the documents shows the transitions, all of them and nothing else", async () => {
     const document = await readFile(new URL("../../docs/architecture.md", import.meta.url), "utf8");
     const diagram = /```mermaid\nstateDiagram-v2\n([\s\S]*?)```/.exec(document)?.[1] ?? "";

@@ -219,17 +219,17 @@ function wordsIndex({ lexical, table }: Plan): string[] {
   return [`create index ${lexical.index} on ${table} using gin ((${lexical.expression}));`];
 }
 
-/** A column for the new vectors: short waits with pauses between, since a queued lock would hold up every search that comes after it. */
+/** A column for the new vectors, under the locks that a change of the table's triggers takes, too: `lock_tables` says why. */
 function vectorColumn({ quote, table, next }: Plan): string {
   const lines = [
     "begin",
-    "  set local lock_timeout = '100ms';",
-    "  for attempt in 1..10 loop",
+    "  for attempt in 1..15 loop",
     "    begin",
+    `      perform reembed.lock_tables(array[${literal(table)}::regclass], 'access exclusive', attempt);`,
     `      alter table ${table} add column ${quote.id(next.vectorColumn)} ${next.type};`,
     "      exit;",
-    "    exception when lock_not_available then",
-    "      if attempt = 10 then",
+    "    exception when lock_not_available or deadlock_detected then",
+    "      if attempt = 15 then",
     "        raise;",
     "      end if;",
     "      perform pg_sleep(0.05 * attempt);",
