@@ -535,32 +535,53 @@ describePostgres("reembed add refuses", () => {
   });
 });
 
-describePostgres("docs/adding-a-table.md", () => {
-  test("its commands run as they stand there", async () => {
+describePostgres("docs/add-your-table.md", () => {
+  test("the tutorial runs as it stands there, from the table to the end of its old vectors", async () => {
     const [database, openai] = await Promise.all([createDatabase(), startFakeOpenAI()]);
     const env = { DATABASE_URL: database.url, OPENAI_API_KEY: openai.apiKey, OPENAI_BASE_URL: openai.url };
     const client = await connect(database.url);
-    await client.query(`
-      create table public.posts (
-        id bigint generated always as identity primary key, title text not null, body text, lang text, embedding extensions.vector(1536));
-      insert into public.posts (title, body, lang, embedding) select 'title ' || n, 'body', 'en', ${vector(1536)} from generate_series(1, 8) n;`);
     const project = join(folder, "documented");
     await mkdir(join(project, "supabase/migrations"), { recursive: true });
-    const document = await readFile(new URL("../../docs/adding-a-table.md", import.meta.url), "utf8");
-    const [, commands = ""] = /^```sh\n([\s\S]*?)^```/m.exec(document) ?? [];
-    for (const line of commands.trim().split("\n")) {
+    const run = async (line: string) => {
       if (line.includes("supabase db push")) {
         await applyMigrations(client, join(project, "supabase/migrations"));
-        continue;
+        return;
       }
-      const args = line.replace("npm run -s reembed -- ", "").replace("../my-app", project).split(" ");
-      const { code, stderr } = await runCli(args, env);
+      const words = line
+        .replace("npm run -s reembed -- ", "")
+        .replace("../my-app", project)
+        .match(/"[^"]*"|\S+/g);
+      const { code, stderr } = await runCli(
+        (words ?? []).map((word) => word.replaceAll('"', "")),
+        env,
+      );
       expect({ line, code, stderr }).toMatchObject({ code: 0 });
+    };
+    const document = await readFile(new URL("../../docs/add-your-table.md", import.meta.url), "utf8");
+    const active = async () =>
+      (
+        await client.query(
+          "select number from reembed.versions v join reembed.collections c on c.active_version = v.id where c.name = 'posts'",
+        )
+      ).rows[0]?.number;
+    for (const [, language = "", block = ""] of document.matchAll(/^```(sql|sh)\n([\s\S]*?)^```/gm)) {
+      if (language === "sql") {
+        await client.query(block);
+        await client.query(
+          `insert into public.posts (title, body, lang, embedding) select 'title ' || n, 'body', 'en', ${vector(1536)} from generate_series(1, 8) n`,
+        );
+      } else for (const line of block.trim().split("\n")) await run(line);
     }
-    const { rows } = await client.query(
-      "select count(*)::int as rows from public.posts where embedding_1536 is not null",
+    expect(await active()).toBe(2);
+    const { rows: kinds } = await client.query(
+      "select kind from reembed.events where collection = 'posts' and kind in ('cutover', 'rollback') order by id",
     );
-    expect(rows).toEqual([{ rows: 8 }]);
+    expect(kinds.map(({ kind }) => kind)).toEqual(["cutover", "rollback", "cutover"]);
+    await applyMigrations(client, join(project, "supabase/migrations"));
+    const { rows } = await client.query(
+      "select column_name from information_schema.columns where table_name = 'posts' and column_name like 'embedding%'",
+    );
+    expect(rows).toEqual([{ column_name: "embedding_1536" }]);
     await client.end();
     await openai.close();
   });
