@@ -22,7 +22,7 @@ export const hammer: Benchmark = async (server, rows = 20_000) => {
       "select 'PostgreSQL ' || current_setting('server_version') as server",
     );
     await db.close();
-    const { cutover, rollback, phases, faults, finalize_ms, searches, writes } = await runHammer({
+    const { cutover, rollback, phases, faults, violations, finalize_ms, searches, writes } = await runHammer({
       url,
       rows,
       seed: SEED,
@@ -43,6 +43,12 @@ export const hammer: Benchmark = async (server, rows = 20_000) => {
           rollback.followed_ms,
           LONGEST_FOLLOWING_MS,
         ),
+        {
+          name: "rows that were neither current nor queued, in all snapshots",
+          value: violations.length,
+          bound: 0,
+          holds: violations.length === 0,
+        },
         {
           name: "searches and writes that failed or were answered wrongly",
           value: faults.length,
