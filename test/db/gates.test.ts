@@ -78,7 +78,9 @@ describePostgres("the gates of a cutover", () => {
       );
     expect(await searchesWith()).toBe("100");
     await client.query("begin");
-    await client.query("select reembed.set_ef_search('gated', 2, 400, actor => 'tester', reason => 'recall')");
+    await client.query(
+      "select reembed.set_ef_search('gated', 2, 400, actor => 'tester', reason => 'recall')",
+    );
     expect(await searchesWith()).toBe("400");
     expect(await holding()).toEqual(["evaluation", "index_recall"]);
     expect((await gates()).find(({ gate }) => gate === "evaluation")?.why).toBe(

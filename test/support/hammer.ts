@@ -279,7 +279,10 @@ class Hammer {
         [COLLECTION],
       );
       if (rows[0]?.passes || efSearch >= 1000) return;
-      await owner.query("select reembed.set_ef_search($1, 2, $2)", [COLLECTION, Math.min(1000, 2 * efSearch)]);
+      await owner.query("select reembed.set_ef_search($1, 2, $2)", [
+        COLLECTION,
+        Math.min(1000, 2 * efSearch),
+      ]);
     }
   }
 
