@@ -6,7 +6,7 @@
 import { MIGRATIONS_DIRECTORY } from "../scripts/lib/migrations.ts";
 import { cloneDatabase, databaseUrl, dropDatabase, withClient } from "../scripts/lib/test-server.ts";
 import { clusteredVectors, seededRandom, vectorText } from "../test/support/vectors.ts";
-import { type Benchmark, interleaved, round2 } from "./measure.ts";
+import { atMost, type Benchmark, interleaved, median, medianFigure, rounded } from "./measure.ts";
 
 const DIMENSIONS = 768;
 const VOCABULARY = 20_000;
@@ -89,29 +89,22 @@ export const hybrid: Benchmark = async (server, rows = 50_000) => {
         };
       const match = each("select id from public.match_stored($1, null, 5)", null);
       const HYBRID = "select id from public.hybrid_stored($1, $2, 5)";
-      const measure = <Name extends string>(
-        contenders: Readonly<Record<Name, () => Promise<void>>>,
-        rounds: number,
-      ) => interleaved(contenders, rounds, async () => undefined);
 
       await client.query("select reembed.set_lexical_search('stored', 'words', 'english')");
-      const stored = await measure(
+      const stored = await interleaved(
         { match, usual: each(HYBRID, usual), frequent: each(HYBRID, frequent), common: each(HYBRID, common) },
         ROUNDS,
       );
-      const documented = await measure({ documented: each(DOCUMENTED, usual, DOCUMENTED_QUERIES) }, 3);
-      const documentedOne = documented.documented / DOCUMENTED_QUERIES;
+      const { documented } = await interleaved(
+        { documented: each(DOCUMENTED, usual, DOCUMENTED_QUERIES) },
+        3,
+      );
       await client.query(
         "select reembed.set_lexical_search('stored', 'to_tsvector(''english'', body)', 'english')",
       );
-      const expression = await measure(
+      const expression = await interleaved(
         { usual: each(HYBRID, usual), frequent: each(HYBRID, frequent), common: each(HYBRID, common) },
         3,
-      );
-      const {
-        rows: [version],
-      } = await client.query<{ version: string }>(
-        "select 'PostgreSQL ' || current_setting('server_version') as version",
       );
       const rowsWith = async (texts: readonly string[]) => {
         const {
@@ -123,33 +116,46 @@ export const hybrid: Benchmark = async (server, rows = 50_000) => {
         );
         return Math.round(found?.average ?? 0);
       };
-      const perQuery = (milliseconds: number) => round2(milliseconds / QUERIES);
-      const value = round2(stored.usual / stored.match);
+      const perQuery = (samples: readonly number[], meaning: string) =>
+        medianFigure(samples, meaning, QUERIES);
+      const documentedOverHybrid =
+        ((median(documented) / DOCUMENTED_QUERIES) * QUERIES) / median(stored.usual);
       return {
-        server: version?.version ?? "",
+        about:
+          "Searching by words beside meaning: the hybrid RPC against the match RPC on the same rows and queries, and against the hybrid search of Supabase's documentation. Each time is of one query.",
+        data: `Texts of ${WORDS_A_ROW} words drawn from ${VOCABULARY} as in a language, seed 7; vectors around 200 centres by clusteredVectors of test/support/vectors.ts, seed 8.`,
         rows,
         figures: {
-          dimensions: DIMENSIONS,
-          match_ms: perQuery(stored.match),
-          hybrid_ms: perQuery(stored.usual),
-          rows_with_the_words: await rowsWith(usual),
-          documented_ms: round2(documentedOne),
-          documented_over_hybrid: round2((documentedOne * QUERIES) / stored.usual),
-          frequent_words_ms: perQuery(stored.frequent),
-          rows_with_frequent_words: await rowsWith(frequent),
-          common_words_ms: perQuery(stored.common),
-          rows_with_common_words: await rowsWith(common),
-          expression_index_ms: perQuery(expression.usual),
-          expression_index_frequent_words_ms: perQuery(expression.frequent),
-          expression_index_common_words_ms: perQuery(expression.common),
+          dimensions: [DIMENSIONS, "of the vectors"],
+          match_ms: perQuery(stored.match, "the match RPC: by meaning alone"),
+          hybrid_ms: perQuery(stored.usual, "the hybrid RPC, for a query of two telling words"),
+          rows_with_the_words: [await rowsWith(usual), "rows with one of the two words, on average"],
+          documented_ms: medianFigure(
+            documented,
+            "the hybrid search as Supabase documents it, for the same queries",
+            DOCUMENTED_QUERIES,
+          ),
+          documented_over_hybrid: [
+            rounded(documentedOverHybrid),
+            "how much longer that takes than the hybrid RPC",
+          ],
+          frequent_words_ms: perQuery(stored.frequent, "the hybrid RPC, for a frequent word"),
+          rows_with_frequent_words: [await rowsWith(frequent), "rows with that word, on average"],
+          common_words_ms: perQuery(stored.common, "the hybrid RPC, for one of the commonest words"),
+          rows_with_common_words: [await rowsWith(common), "rows with that word, on average"],
+          expression_index_ms: perQuery(
+            expression.usual,
+            "two telling words, where the words are an index on the expression instead of a stored column",
+          ),
+          expression_index_frequent_words_ms: perQuery(expression.frequent, "a frequent word, there"),
+          expression_index_common_words_ms: perQuery(expression.common, "one of the commonest words, there"),
         },
         bars: [
-          {
-            name: "time of the hybrid search relative to the semantic one",
-            value,
-            bound: 3,
-            holds: value <= 3,
-          },
+          atMost(
+            "time of the hybrid search relative to the semantic one",
+            median(stored.usual) / median(stored.match),
+            3,
+          ),
         ],
       };
     });

@@ -4,7 +4,7 @@
  */
 import { MIGRATIONS_DIRECTORY } from "../scripts/lib/migrations.ts";
 import { cloneDatabase, databaseUrl, dropDatabase, withClient } from "../scripts/lib/test-server.ts";
-import { type Benchmark, interleaved, round2 } from "./measure.ts";
+import { atMost, type Benchmark, interleaved, median, medianFigure } from "./measure.ts";
 
 const ROUNDS = 9;
 const TABLES = ["bare", "one_version", "two_versions"] as const;
@@ -43,15 +43,11 @@ export const ingest: Benchmark = async (server, rows = 10_000) => {
       const insertInto = (table: string) => async () => {
         await client.query(insert(table, rows));
       };
-      const {
-        bare,
-        one_version: one,
-        two_versions: two,
-      } = await interleaved(
+      const { bare, one, two } = await interleaved(
         {
           bare: insertInto("bare"),
-          one_version: insertInto("one_version"),
-          two_versions: insertInto("two_versions"),
+          one: insertInto("one_version"),
+          two: insertInto("two_versions"),
         },
         ROUNDS,
         async () => {
@@ -59,24 +55,21 @@ export const ingest: Benchmark = async (server, rows = 10_000) => {
           await client.query("vacuum analyze reembed.jobs");
         },
       );
-      const {
-        rows: [version],
-      } = await client.query<{ version: string }>(
-        "select 'PostgreSQL ' || current_setting('server_version') as version",
-      );
-      const bar = (label: string, value: number) => ({
-        name: label,
-        value: round2(value),
-        bound: 1,
-        holds: value <= 1,
-      });
+      const cost = (more: readonly number[], less: readonly number[]) =>
+        (median(more) - median(less)) / median(bare);
       return {
-        server: version?.version ?? "",
+        about:
+          "One insert of all rows into a table with an HNSW index on its old vectors: bare, and with one and two maintained versions.",
+        data: "Texts of about 600 characters by md5 of the row's number; no seed.",
         rows,
-        figures: { bare_ms: bare, one_version_ms: one, two_versions_ms: two },
+        figures: {
+          bare_ms: medianFigure(bare, "the insert where nothing is registered"),
+          one_version_ms: medianFigure(one, "the same with one maintained version: a job for each row"),
+          two_versions_ms: medianFigure(two, "the same with two maintained versions"),
+        },
         bars: [
-          bar("cost of the first version over the bare insert", (one - bare) / bare),
-          bar("cost of the second version over the bare insert", (two - one) / bare),
+          atMost("cost of the first version over the bare insert", cost(one, bare), 1),
+          atMost("cost of the second version over the bare insert", cost(two, one), 1),
         ],
       };
     });

@@ -9,7 +9,7 @@ import { MIGRATIONS_DIRECTORY } from "../scripts/lib/migrations.ts";
 import { work } from "../scripts/lib/move.ts";
 import { cloneDatabase, databaseUrl, dropDatabase } from "../scripts/lib/test-server.ts";
 import { type Embedder, makeEmbedder, type Space } from "../supabase/functions/_shared/embedder.ts";
-import { type Benchmark, round2 } from "./measure.ts";
+import { type Benchmark, below, rounded } from "./measure.ts";
 
 /** As `reembed.schedule('2 seconds')` pokes. A shorter tick is harder to keep. */
 const TICK_MS = 2_000;
@@ -72,7 +72,7 @@ export const lag: Benchmark = async (server, rows = 1_000_000) => {
     }
     await editing;
     const [measured] = await app.query<Measured>(
-      `select current_setting('server_version') as version, count(*)::int as edits, (count(*) filter (where x.is_done))::int as done,
+      `select count(*)::int as edits, (count(*) filter (where x.is_done))::int as done,
               percentile_cont(0.5) within group (order by x.ms) as p50, percentile_cont(0.95) within group (order by x.ms) as p95, max(x.ms)::float8 as most,
               (select count(*)::int from reembed.jobs where priority = 1) as waiting
          from (select (extract(epoch from coalesce(r.embedded_at, clock_timestamp()) - e.at) * 1000)::float8 as ms, r.row_id is not null as is_done
@@ -80,29 +80,22 @@ export const lag: Benchmark = async (server, rows = 1_000_000) => {
                  left join reembed.records r on r.version_id = (reembed.version_numbered('lag_bench', 1)).id and r.row_id = e.id::text and r.embedded_at >= e.at) x`,
     );
     if (measured === undefined || measured.edits === 0) throw new Error("nothing was edited");
-    const lagInTicks = measured.p95 / TICK_MS;
     return {
-      server: `PostgreSQL ${measured.version}`,
+      about: `How long an edit waits for its vector while the rows of a backfill do: ${EDITS_PER_SECOND} edits a second, the worker woken by ticks. The provider answers after ${LATENCY_MS} ms.`,
+      data: "Texts of about 200 characters by md5 of the row's number; no seed.",
       rows,
       figures: {
-        tick_ms: TICK_MS,
-        ticks,
-        edits: measured.edits,
-        edits_done: measured.done,
-        rows_embedded: worked,
-        backfill_jobs_left: measured.waiting,
-        lag_p50_ms: round2(measured.p50),
-        lag_p95_ms: round2(measured.p95),
-        lag_most_ms: round2(measured.most),
+        tick_ms: [TICK_MS, "how often the worker is woken"],
+        ticks: [ticks, "how often it was woken"],
+        edits: [measured.edits, "rows that were edited meanwhile"],
+        edits_done: [measured.done, "edits whose vector was stored in the end"],
+        rows_embedded: [worked, "all rows that the worker stored"],
+        backfill_jobs_left: [measured.waiting, "rows of the backfill that wait still"],
+        lag_p50_ms: [rounded(measured.p50), "from an edit's statement to its stored vector, the median"],
+        lag_p95_ms: [rounded(measured.p95), "95 of 100 edits waited at most so long"],
+        lag_most_ms: [rounded(measured.most), "the longest"],
       },
-      bars: [
-        {
-          name: "ticks that 95 of 100 edits wait at most",
-          value: round2(lagInTicks),
-          bound: BOUND_TICKS,
-          holds: lagInTicks < BOUND_TICKS,
-        },
-      ],
+      bars: [below("ticks that 95 of 100 edits wait at most", measured.p95 / TICK_MS, BOUND_TICKS)],
     };
   } finally {
     await Promise.all([db.close(), app.close()]);
@@ -111,7 +104,6 @@ export const lag: Benchmark = async (server, rows = 1_000_000) => {
 };
 
 interface Measured {
-  readonly version: string;
   readonly edits: number;
   readonly done: number;
   readonly p50: number;

@@ -1,11 +1,13 @@
 /** The benchmarks run and say what they measured. Whether a bar holds is for a quiet machine and the full size: never for a test. */
 import { execFile } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { adminUrl, describePostgres } from "../support/postgres.ts";
 
 const RUN = fileURLToPath(new URL("../../bench/run.ts", import.meta.url));
+const RESULT = fileURLToPath(new URL("../../bench/results/ingest.json", import.meta.url));
 const run = (...flags: string[]) =>
   promisify(execFile)(process.execPath, [RUN, ...flags], {
     env: { PATH: process.env.PATH, TEST_DATABASE_URL: adminUrl() },
@@ -28,6 +30,21 @@ describePostgres("npm run bench", () => {
         { name: expect.any(String), value: expect.any(Number), bound: 1, holds: expect.any(Boolean) },
       ],
     });
+  });
+
+  test("without --json it says what each number means, and a small run leaves the results as they are", async () => {
+    const written = await readFile(RESULT, "utf8");
+    const { stdout } = await run("--only", "ingest", "--rows", "200");
+    expect(stdout).toMatch(
+      /^ingest, 200 rows, PostgreSQL 1\d.*\n {2}One insert of all rows.*\n {2}Texts of /,
+    );
+    expect(stdout).toMatch(
+      /\n {2}bare_ms: [\d.]+ \([\d.]+ to [\d.]+\), the insert where nothing is registered\n/,
+    );
+    expect(stdout).toMatch(
+      /\n {2}(holds|BROKEN): cost of the first version .* is .*, the bound is at most 1\n/,
+    );
+    expect(await readFile(RESULT, "utf8")).toBe(written);
   });
 
   test.each([
@@ -84,6 +101,7 @@ describePostgres("npm run bench", () => {
     ["too few rows", ["--rows", "10"], "--rows"],
     ["rows that are no number", ["--rows", "many"], "--rows"],
     ["an unknown option", ["--fast"], "--fast"],
+    ["a report of a run", ["--report", "--json"], "--report"],
   ])("%s is wrong use", async (_, flags, named) => {
     expect(await run(...flags)).toMatchObject({ code: 2, stderr: expect.stringContaining(named) });
   });

@@ -3,7 +3,7 @@ import type { QualityMeasure, VersionMeasures } from "./evaluate.ts";
 import { type Markup, markup } from "./markup.ts";
 import { signed } from "./summary.ts";
 
-const WIDTH = 640;
+export const WIDTH = 640;
 const ROW = 34;
 const LABEL = 110;
 
@@ -112,10 +112,12 @@ export function latencyChart(versions: readonly VersionMeasures[]): Markup {
   return chart(bars.length * 28 + 8, "Time of a search in the database", markup`${rows}`);
 }
 
-function chart(height: number, title: string, content: Markup): Markup {
+/** An image of WIDTH by `height`. */
+export function chart(height: number, title: string, content: Markup): Markup {
   return markup`<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${title}"><title>${title}</title>${content}</svg>`;
 }
 
-function round(value: number): number {
+/** A coordinate, to a tenth. */
+export function round(value: number): number {
   return Math.round(value * 10) / 10;
 }
