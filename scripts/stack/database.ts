@@ -1,7 +1,9 @@
 /** The stack's database: PGlite behind a socket, or a PostgreSQL. Both are a connection string to everyone else. */
 import { mkdir } from "node:fs/promises";
 import { PGlite } from "@electric-sql/pglite";
+import { pg_trgm } from "@electric-sql/pglite/contrib/pg_trgm";
 import { pgcrypto } from "@electric-sql/pglite/contrib/pgcrypto";
+import { unaccent } from "@electric-sql/pglite/contrib/unaccent";
 import { uuid_ossp } from "@electric-sql/pglite/contrib/uuid_ossp";
 import { vector } from "@electric-sql/pglite/vector";
 import { PGLiteSocketServer } from "@electric-sql/pglite-socket";
@@ -19,6 +21,9 @@ export interface StackDatabase {
   stop(): Promise<void>;
 }
 
+/** What a Supabase project offers of what migrations ask for. */
+export const PGLITE_EXTENSIONS = { vector, pg_trgm, pgcrypto, unaccent, uuid_ossp };
+
 /**
  * Opens PGlite and serves it on a free loopback port.
  * All its clients share one session: `set` without `local` is seen by every other client, and one client's open transaction makes the
@@ -27,7 +32,7 @@ export interface StackDatabase {
  */
 export async function openPglite(folder: string | undefined): Promise<StackDatabase> {
   if (folder !== undefined) await mkdir(folder, { recursive: true, mode: 0o700 });
-  const db = await PGlite.create(folder ?? "memory://", { extensions: { vector, pgcrypto, uuid_ossp } });
+  const db = await PGlite.create(folder ?? "memory://", { extensions: PGLITE_EXTENSIONS });
   const server = new PGLiteSocketServer({
     db: wholeExchanges(db),
     host: "127.0.0.1",

@@ -1,11 +1,9 @@
 /** The embedded default: every migration applies on PGlite, and the whole cycle runs there. It is one connection; races are tested elsewhere. */
 
 import { PGlite } from "@electric-sql/pglite";
-import { pgcrypto } from "@electric-sql/pglite/contrib/pgcrypto";
-import { uuid_ossp } from "@electric-sql/pglite/contrib/uuid_ossp";
-import { vector } from "@electric-sql/pglite/vector";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { readMigrations } from "../../scripts/lib/migrations.ts";
+import { PGLITE_EXTENSIONS } from "../../scripts/stack/database.ts";
 import { vectorOf } from "../support/collection.ts";
 import type { Claim } from "../support/worker.ts";
 
@@ -15,7 +13,7 @@ const V2 = 2;
 let db: PGlite;
 
 beforeAll(async () => {
-  db = await PGlite.create("memory://", { extensions: { vector, pgcrypto, uuid_ossp } });
+  db = await PGlite.create("memory://", { extensions: PGLITE_EXTENSIONS });
   for (const { version, name, sql } of await readMigrations()) {
     await db.exec(`begin; ${sql}; commit;`).catch((error: Error) => {
       throw new Error(`${version}_${name}: ${error.message}`, { cause: error });
