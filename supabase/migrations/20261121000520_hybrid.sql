@@ -119,7 +119,7 @@ begin
         from (select %2$s, %3$s as _spelling from %4$s where %3$s operator(%1$I.%%>>) own.spelling%5$s limit %6$s) w
        order by _likeness desc, _whole desc, %7$s limit own.depth
     ), spelt as (
-      select %2$s, 1 + (position(own.typed in E'\n' || lower(normalize((%8$s))) || E'\n') > 0)::int as _same
+      select %2$s, 1 + (position(own.typed in E'\n' || lower(normalize(btrim((%8$s)))) || E'\n') > 0)::int as _same
         from %4$s where %3$s like own.spelt%5$s limit own.depth
     ), by_spelling as (
       select %9$s, coalesce(x._same, 0) as _same, row_number() over (order by coalesce(x._same, 0) desc, n._likeness desc nulls last, n._whole desc, %9$s) as _place

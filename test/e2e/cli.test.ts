@@ -262,7 +262,9 @@ describePostgres("on PostgreSQL", () => {
     });
 
     const status = await json(["status"]);
-    expect(status.answer.collections).toMatchObject([
+    expect(
+      status.answer.collections.filter(({ rows }: { rows: number }) => rows > 0),
+    ).toMatchObject([
       {
         collection: "course_content",
         rows: totals.sections,
@@ -346,7 +348,7 @@ describePostgres("on PostgreSQL", () => {
       });
     }
     for (const command of [["backfill"], ["search", "x"], ["index"], ["cutover"]]) {
-      expect(await json([...command, "--version", "9"])).toMatchObject({
+      expect(await json([...command, "--collection", "course_content", "--version", "9"])).toMatchObject({
         code: 1,
         answer: { error: { code: "unknown_version" } },
       });
