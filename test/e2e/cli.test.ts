@@ -262,9 +262,7 @@ describePostgres("on PostgreSQL", () => {
     });
 
     const status = await json(["status"]);
-    expect(
-      status.answer.collections.filter(({ rows }: { rows: number }) => rows > 0),
-    ).toMatchObject([
+    expect(status.answer.collections.filter(({ rows }: { rows: number }) => rows > 0)).toMatchObject([
       {
         collection: "course_content",
         rows: totals.sections,

@@ -5,6 +5,33 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   public: {
     Tables: {
+      bora_docs: {
+        Row: {
+          content: string;
+          embedding: string | null;
+          embedding_1536: string | null;
+          id: string;
+          source: string | null;
+          title: string;
+        };
+        Insert: {
+          content: string;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          id?: string;
+          source?: string | null;
+          title: string;
+        };
+        Update: {
+          content?: string;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          id?: string;
+          source?: string | null;
+          title?: string;
+        };
+        Relationships: [];
+      };
       course_content: {
         Row: {
           content: string;
@@ -47,12 +74,115 @@ export type Database = {
         };
         Relationships: [];
       };
+      lexicon: {
+        Row: {
+          embedding: string | null;
+          embedding_1536: string | null;
+          gloss: string;
+          headword: string;
+          homograph: number;
+          id: string;
+          part_of_speech: string | null;
+          variants: string | null;
+        };
+        Insert: {
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          gloss: string;
+          headword: string;
+          homograph?: number;
+          id?: string;
+          part_of_speech?: string | null;
+          variants?: string | null;
+        };
+        Update: {
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          gloss?: string;
+          headword?: string;
+          homograph?: number;
+          id?: string;
+          part_of_speech?: string | null;
+          variants?: string | null;
+        };
+        Relationships: [];
+      };
+      phrases: {
+        Row: {
+          bora: string;
+          embedding: string | null;
+          embedding_1536: string | null;
+          english: string | null;
+          id: string;
+          spanish: string;
+        };
+        Insert: {
+          bora: string;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          english?: string | null;
+          id?: string;
+          spanish: string;
+        };
+        Update: {
+          bora?: string;
+          embedding?: number[] | string | null;
+          embedding_1536?: number[] | string | null;
+          english?: string | null;
+          id?: string;
+          spanish?: string;
+        };
+        Relationships: [];
+      };
     };
     Views: { [_ in never]: never };
     Functions: {
       embedding_route: {
         Args: { collection: string; version?: number; caller_bucket?: number };
         Returns: Json;
+      };
+      fold_spelling: { Args: { spelling: string }; Returns: string };
+      hybrid_bora_docs: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          filter_source?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          source: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_bora_docs_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          filter_source?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          title: string;
+          content: string;
+          source: string;
+          similarity: number;
+          score: number;
+        }[];
       };
       hybrid_course_content: {
         Args: {
@@ -100,6 +230,112 @@ export type Database = {
           score: number;
         }[];
       };
+      hybrid_lexicon: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          filter_part_of_speech?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          headword: string;
+          homograph: number;
+          part_of_speech: string;
+          gloss: string;
+          variants: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_lexicon_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          filter_part_of_speech?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          headword: string;
+          homograph: number;
+          part_of_speech: string;
+          gloss: string;
+          variants: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_phrases: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          bora: string;
+          spanish: string;
+          english: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_phrases_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          spelling_weight?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          bora: string;
+          spanish: string;
+          english: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      match_bora_docs: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_source?: string;
+          query_space?: string;
+        };
+        Returns: { id: string; title: string; content: string; source: string; similarity: number }[];
+      };
+      match_bora_docs_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_source?: string;
+          query_space?: string;
+        };
+        Returns: { id: string; title: string; content: string; source: string; similarity: number }[];
+      };
       match_course_content: {
         Args: {
           query_embedding: number[] | string;
@@ -137,6 +373,60 @@ export type Database = {
           content_type: string;
           similarity: number;
         }[];
+      };
+      match_lexicon: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_part_of_speech?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          headword: string;
+          homograph: number;
+          part_of_speech: string;
+          gloss: string;
+          variants: string;
+          similarity: number;
+        }[];
+      };
+      match_lexicon_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_part_of_speech?: string;
+          query_space?: string;
+        };
+        Returns: {
+          id: string;
+          headword: string;
+          homograph: number;
+          part_of_speech: string;
+          gloss: string;
+          variants: string;
+          similarity: number;
+        }[];
+      };
+      match_phrases: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          query_space?: string;
+        };
+        Returns: { id: string; bora: string; spanish: string; english: string; similarity: number }[];
+      };
+      match_phrases_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          query_space?: string;
+        };
+        Returns: { id: string; bora: string; spanish: string; english: string; similarity: number }[];
       };
       reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
       reembed_begin_completion: {
