@@ -262,7 +262,8 @@ describePostgres("on PostgreSQL", () => {
     });
 
     const status = await json(["status"]);
-    expect(status.answer.collections.filter(({ rows }: { rows: number }) => rows > 0)).toMatchObject([
+    const collections = status.answer.collections as { readonly rows: number }[];
+    expect(collections.filter(({ rows }) => rows > 0)).toMatchObject([
       {
         collection: "course_content",
         rows: totals.sections,
