@@ -30,6 +30,8 @@ comment on column reembed.jobs.run_at is 'When it may be claimed. A claim sets i
 comment on column reembed.jobs.lease_token is 'The claim that holds it. The token decides, not the deadline: an expired lease that nobody took is still good.';
 comment on column reembed.jobs.lease_hash is 'Hash of the text that was leased, only to keep other claims from buying the same text meanwhile. It proves nothing at completion.';
 create index jobs_due_idx on reembed.jobs (version_id, priority, run_at) where failed_at is null;
+-- For the age of the oldest: of edits that nobody has touched since, which is what an application's write makes, jobs_due_idx tells it already.
+create index jobs_age_idx on reembed.jobs (version_id, priority, enqueued_at) where failed_at is null and (priority = 1 or run_at <> enqueued_at);
 create index jobs_lease_hash_idx on reembed.jobs (lease_hash) where lease_hash is not null;
 
 create table reembed.records (
@@ -54,6 +56,15 @@ alter table reembed.jobs alter column version_id set statistics 0;
 alter table reembed.records alter column version_id set statistics 0;
 
 -- A space may change only while nothing was embedded in it: its vectors would belong to another space.
+create function reembed.oldest_edit(version_id int) returns timestamptz
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  -- No edit is due before it is enqueued: either the first that is due was never touched, or the oldest of those that were is older.
+  select least((select min(j.run_at) from reembed.jobs j where j.version_id = oldest_edit.version_id and j.priority = 0 and j.failed_at is null),
+               (select min(j.enqueued_at) from reembed.jobs j where j.version_id = oldest_edit.version_id and j.priority = 0 and j.failed_at is null
+                                                                and j.run_at <> j.enqueued_at))
+$$;
+comment on function reembed.oldest_edit(int) is 'Since when the oldest edit of a version waits, by two lookups in the indexes of its jobs; null where none does.';
+
 create function reembed.refuse_space_with_records() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

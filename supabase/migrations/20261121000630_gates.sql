@@ -57,8 +57,7 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   -- One job holds the gate: how many there are beyond a thousand makes no difference, and is not worth the time under a lock.
   backfill constant bigint := (select count(*) from (select from reembed.jobs j where j.version_id = v.id and j.priority = 1 and j.failed_at is null limit 1000) few);
-  waits constant numeric := (select round(extract(epoch from clock_timestamp() - min(j.enqueued_at)), 1)
-                               from reembed.jobs j where j.version_id = v.id and j.priority = 0 and j.failed_at is null);
+  waits constant numeric := round(extract(epoch from clock_timestamp() - reembed.oldest_edit(v.id)), 1);
 begin
   return jsonb_build_array(
     reembed.gate('backfill', to_jsonb(backfill), to_jsonb(0), backfill = 0, case
@@ -70,7 +69,7 @@ begin
 end
 $$;
 comment on function reembed.job_gates(reembed.versions, reembed.collections) is
-  'The gates on a version''s jobs, which the cutover asks again under its lock: by two lookups in the index of the jobs.';
+  'The gates on a version''s jobs, which the cutover asks again under its lock: by a few lookups in the indexes of the jobs.';
 
 create function reembed.gates(collection text, version int) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$

@@ -1,11 +1,10 @@
 -- Where everything stands, in one call: what is current, what waits and since when, what failed and why, how fast it goes, what was spent.
--- Makes: status(), and two indexes of the jobs that it reads instead of the jobs themselves.
--- Risks: none for existing data. Each index costs an enqueue or a claim about a microsecond a job.
+-- Makes: status(), and an index of the failed jobs that it reads instead of the jobs themselves.
+-- Risks: none for existing data.
 --
 -- Exact with a million jobs, and fast: what is many is counted in an index alone, what is few is looked up, and the number of a large table's rows
 -- follows from law 2. Nothing is counted in advance: a counter would be a row that every write of the application waits for.
 
-create index jobs_age_idx on reembed.jobs (version_id, priority, enqueued_at) where failed_at is null;
 create index jobs_failed_idx on reembed.jobs (version_id) where failed_at is not null;
 
 create function reembed.first_jobs(version_id int) returns bigint
@@ -37,8 +36,7 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
     'leased', (select count(*) from reembed.jobs j
                 where j.version_id = version_jobs.version_id and j.priority in (0, 1) and j.failed_at is null and j.run_at > version_jobs.at and j.lease_until > version_jobs.at),
     'failed', f.failed, 'reasons', f.reasons,
-    'oldest_edit_seconds', (select extract(epoch from version_jobs.at - min(j.enqueued_at))::bigint
-                              from reembed.jobs j where j.version_id = version_jobs.version_id and j.priority = 0 and j.failed_at is null),
+    'oldest_edit_seconds', extract(epoch from version_jobs.at - reembed.oldest_edit(version_jobs.version_id))::bigint,
     'oldest_backfill_seconds', (select extract(epoch from version_jobs.at - min(j.enqueued_at))::bigint
                                   from reembed.jobs j where j.version_id = version_jobs.version_id and j.priority = 1 and j.failed_at is null))
   from (select coalesce(sum(x.rows), 0) as failed,

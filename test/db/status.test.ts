@@ -186,6 +186,44 @@ describePostgres("reembed.status()", () => {
     expect((await statusOf(collection)).versions[1]).toMatchObject({ oldest_edit_seconds: null });
   });
 
+  test("the oldest edit is the same whether it was touched or not, and two lookups find it among many", async () => {
+    const collection = await make();
+    await load(client, collection, 1);
+    await insertMany(collection, 4_000);
+    const version = versionOf(collection, 1).id;
+    // Untouched, retried later, leased, given back, failed: as claims leave them.
+    await client.query(
+      `update reembed.jobs j set enqueued_at = e.at, run_at = e.at + case n % 4 when 0 then interval '0' when 1 then interval '5 minutes' else interval '3 days' end,
+              failed_at = case when n % 97 = 0 then now() end
+         from (select row_id, row_number() over (order by md5(row_id)) as n from reembed.jobs where version_id = $1) x
+        cross join lateral (select now() - make_interval(secs => 60 + (x.n * 7919) % 5000) as at) e
+        where j.version_id = $1 and j.row_id = x.row_id`,
+      [version],
+    );
+    for (const gone of ["false", "run_at = enqueued_at", "run_at <> enqueued_at", "true"]) {
+      await client.query("begin");
+      await client.query(`delete from reembed.jobs where version_id = $1 and ${gone}`, [version]);
+      const { rows } = await client.query(
+        `select reembed.oldest_edit($1) as found, (select min(enqueued_at) from reembed.jobs where version_id = $1 and failed_at is null) as least`,
+        [version],
+      );
+      expect(rows[0]?.found).toEqual(rows[0]?.least);
+      await client.query("rollback");
+    }
+    await client.query("vacuum analyze reembed.jobs");
+    await client.query("begin; set local enable_seqscan = off");
+    const { rows: before } = await client.query(
+      "select pg_stat_get_xact_tuples_returned(c.oid)::int as read from pg_class c where c.relname in ('jobs_due_idx', 'jobs_age_idx') order by 1",
+    );
+    await client.query("select reembed.oldest_edit($1)", [version]);
+    const { rows: after } = await client.query(
+      "select pg_stat_get_xact_tuples_returned(c.oid)::int as read from pg_class c where c.relname in ('jobs_due_idx', 'jobs_age_idx') order by 1",
+    );
+    await client.query("rollback");
+    const total = (rows: { read: number }[]) => rows.reduce((sum, { read }) => sum + read, 0);
+    expect(total(after) - total(before)).toBeLessThan(10);
+  });
+
   test("the rate is that of the last minute, and says when all will be done", async () => {
     const collection = await make();
     const { id } = versionOf(collection, 1);
