@@ -190,7 +190,7 @@ async function factsOf(
 ): Promise<z.infer<typeof facts>> {
   const [row] = await db.query(
     `select jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
-              'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens) as space,
+              'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens, 'image_tokens', s.image_tokens) as space,
             s.price_per_mtok::float8 as price, reembed.batch_price_factor()::float8 as batch_factor, t.typname as type, c.long_text as policy, format('select count(*)::float8 as rows from %s', c.source_table) as count
        from reembed.versions v
        join reembed.collections c on c.id = v.collection_id

@@ -1,5 +1,5 @@
 /** What an embedding of texts would cost, summed up as they stream by: nothing is kept of a text but a part of its hash. */
-import type { Space } from "../../supabase/functions/_shared/embedder.ts";
+import { hasImages, type Space } from "../../supabase/functions/_shared/embedder.ts";
 import { fittingText, type LongTextPolicy, shorterText } from "../../supabase/functions/_shared/long-text.ts";
 import { UTF8_BYTES_PER_TOKEN } from "../../supabase/functions/_shared/tokens.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -58,6 +58,7 @@ export function createTally(space: Space, policy: LongTextPolicy, tokenizer: Tok
 
   const addText = ({ bytes, text }: PendingText) => {
     counts.texts += 1;
+    if (hasImages(space)) return;
     const isTooLong = bytes + prefixBytes > mostBytes;
     if (isTooLong) counts.tooLong += 1;
     if (isTooLong && policy === "fail") return;
@@ -93,7 +94,11 @@ export function createTally(space: Space, policy: LongTextPolicy, tokenizer: Tok
         texts: counts.texts,
         copies: counts.copies,
         blank: counts.blank,
-        tokens: counted.tokens + Math.ceil(uncounted.bytes * tokensPerByte),
+        // Of an image the text is only a reference.
+        tokens:
+          counts.texts * (space.image_tokens ?? 0) +
+          counted.tokens +
+          Math.ceil(uncounted.bytes * tokensPerByte),
         overLong: counts.tooLong + counted.dense + Math.round(uncounted.texts * densePerText),
       };
     },

@@ -38,7 +38,8 @@ export interface OfflineSpace {
 }
 
 /**
- * Gives each version of these providers that has no record yet a hash space of its own width. Lexical, not semantic: whoever calls this says so.
+ * Gives each version of these providers that has no record yet a hash space of its own width, unless its documents are images, of which nothing can
+ * be hashed. Lexical, not semantic: whoever calls this says so.
  * @param providers those that cannot be called here
  */
 export async function useHashSpaces(
@@ -50,7 +51,7 @@ export async function useHashSpaces(
        from reembed.versions v
        join reembed.collections c on c.id = v.collection_id
        join reembed.spaces s on s.id = v.space_id
-      where s.provider = any ($1) and v.state <> 'retired'
+      where s.provider = any ($1) and v.state <> 'retired' and s.image_tokens is null
         and not exists (select from reembed.records r where r.version_id = v.id)
       order by c.name, v.number`,
     [providers],

@@ -2,7 +2,12 @@
  * One real request before a version is loaded, so that a wrong key, model, width or address is told while the table is still untouched, and not
  * by a space that is paused with every row enqueued.
  */
-import type { Embedder } from "../../supabase/functions/_shared/embedder.ts";
+import {
+  type Embedder,
+  type EmbedOptions,
+  hasImages,
+  type Space,
+} from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { ProviderError, type ProviderFault } from "../../supabase/functions/_shared/provider-error.ts";
 import type { LedgerEntry } from "../../supabase/functions/_shared/queue.ts";
@@ -13,6 +18,10 @@ import type { MoveTarget } from "./move.ts";
 
 /** Nobody's text. */
 const TEXT = "A short text, to see whether this model answers.";
+
+/** What a space is tried with: a text, as a document where documents are texts, else as a query, which embeds it in the same space. */
+export const purposeOfTrial = (space: Space): EmbedOptions["purpose"] =>
+  hasImages(space) ? "query" : "document";
 
 /** Answers of a provider that is there and busy: they say nothing against the key or the model, and the load knows how to wait. */
 const BUSY: ReadonlySet<ProviderFault> = new Set<ProviderFault>([
@@ -44,7 +53,7 @@ export async function probe(
     await db.query("select reembed.settle($1, $2)", [reservation.id, JSON.stringify([entry])]);
   };
   try {
-    const { usage } = await embedder.embed([TEXT], { purpose: "document", signal });
+    const { usage } = await embedder.embed([TEXT], { purpose: purposeOfTrial(embedder.space), signal });
     await settle({ state: "settled", outcome: "probe", tokens: usage.tokens });
   } catch (error) {
     if (!(error instanceof ProviderError)) {

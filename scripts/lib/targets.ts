@@ -52,7 +52,7 @@ export async function listVersions(
   return db.query<{ [Column in keyof VersionEntry]: VersionEntry[Column] }>(
     `select v.id, c.name as collection, v.number as version, v.maintained,
             jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions,
-              'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens) as space
+              'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens, 'image_tokens', s.image_tokens) as space
        from reembed.versions v join reembed.collections c on c.id = v.collection_id join reembed.spaces s on s.id = v.space_id
       where v.state <> 'retired' and ($1::text is null or c.name = $1) and ($2::boolean is null or v.maintained = $2)
       order by c.name, v.number`,

@@ -14,6 +14,7 @@ create table reembed.spaces (
   max_input_tokens int not null default 8192 check (max_input_tokens > 0),
   price_per_mtok numeric not null default 0 check (price_per_mtok >= 0),
   default_threshold double precision not null default 0 check (default_threshold between -1 and 1),
+  image_tokens int check (image_tokens between 1 and 100000),
   paused_until timestamptz,
   pause_reason text,
   check (id = provider || '/' || model || '@' || dimensions)
@@ -21,6 +22,8 @@ create table reembed.spaces (
 comment on table reembed.spaces is
   'One vector space a row: provider, model, dimensions, distance, prefixes. Vectors of two spaces are never compared. Immutable in what it means; price, limits and the pause may change.';
 comment on column reembed.spaces.price_per_mtok is 'US dollars per million tokens.';
+comment on column reembed.spaces.image_tokens is
+  'Null: documents are texts. Otherwise they are images, each given by a reference such as a URL, which is what the input function makes; an image is taken for so many tokens.';
 comment on column reembed.spaces.default_threshold is 'Similarity below which unrelated texts of this space usually lie; a new version''s match_threshold starts from it.';
 comment on column reembed.spaces.paused_until is 'No claim is given until then; infinity: until somebody resumes it.';
 
@@ -31,6 +34,7 @@ create table reembed.collections (
   key_columns name[] not null check (cardinality(key_columns) > 0),
   public_columns name[] not null check (cardinality(public_columns) > 0),
   filter_columns name[] not null default '{}',
+  backfill_rank text,
   long_text text not null default 'truncate' check (long_text in ('truncate', 'fail')),
   log_queries boolean not null default false,
   active_version int not null,
@@ -43,6 +47,8 @@ create table reembed.collections (
 comment on table reembed.collections is
   'A table whose rows are embedded. active_version is the one version that searches use when they name none; switching is an update of this column and nothing else.';
 comment on column reembed.collections.public_columns is 'The columns that match RPCs return.';
+comment on column reembed.collections.backfill_rank is
+  'The function that ranks a row for backfill, 0 to 1000, the least first; null: rows come in the order of their places. set_backfill_rank writes it.';
 comment on column reembed.collections.long_text is
   'What is done with a text longer than its space takes: truncate embeds its beginning and says so on the record, fail fails its row before anything is bought.';
 comment on column reembed.collections.log_queries is 'Whether searches by text are written into the query log; set_query_log switches it.';
@@ -112,10 +118,10 @@ alter table reembed.events enable row level security;
 create function reembed.refuse_changed_space() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  if (old.id, old.provider, old.model, old.dimensions, old.distance, old.query_prefix, old.document_prefix)
-     is distinct from (new.id, new.provider, new.model, new.dimensions, new.distance, new.query_prefix, new.document_prefix) then
+  if (old.id, old.provider, old.model, old.dimensions, old.distance, old.query_prefix, old.document_prefix, old.image_tokens is null)
+     is distinct from (new.id, new.provider, new.model, new.dimensions, new.distance, new.query_prefix, new.document_prefix, new.image_tokens is null) then
     raise exception using errcode = 'RE008',
-      message = format('space %s is immutable: provider, model, dimensions, distance and prefixes are its identity', old.id),
+      message = format('space %s is immutable: provider, model, dimensions, distance, prefixes and what its documents are make its identity', old.id),
       hint = 'Add another space and a new version in it.';
   end if;
   return new;
@@ -126,16 +132,16 @@ create trigger spaces_immutable before update on reembed.spaces for each row exe
 
 create function reembed.add_space(
   provider text, model text, dimensions int, price_per_mtok numeric default 0, default_threshold double precision default 0,
-  max_input_tokens int default 8192, query_prefix text default '', document_prefix text default ''
+  max_input_tokens int default 8192, query_prefix text default '', document_prefix text default '', image_tokens int default null
 ) returns text
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   space_id constant text := format('%s/%s@%s', provider, model, dimensions);
   known reembed.spaces;
 begin
-  insert into reembed.spaces as s (id, provider, model, dimensions, price_per_mtok, default_threshold, max_input_tokens, query_prefix, document_prefix)
+  insert into reembed.spaces as s (id, provider, model, dimensions, price_per_mtok, default_threshold, max_input_tokens, query_prefix, document_prefix, image_tokens)
   values (space_id, add_space.provider, add_space.model, add_space.dimensions, add_space.price_per_mtok, add_space.default_threshold,
-          add_space.max_input_tokens, add_space.query_prefix, add_space.document_prefix)
+          add_space.max_input_tokens, add_space.query_prefix, add_space.document_prefix, add_space.image_tokens)
   on conflict (id) do nothing;
   select * into known from reembed.spaces s where s.id = space_id;
   if (known.query_prefix, known.document_prefix) is distinct from (add_space.query_prefix, add_space.document_prefix) then
@@ -143,11 +149,16 @@ begin
       message = format('space %s exists with other prefixes', space_id),
       hint = 'Prefixes are part of a space''s identity: give the model another name, such as model:prefixed.';
   end if;
+  if (known.image_tokens is null) <> (add_space.image_tokens is null) then
+    raise exception using errcode = 'RE008',
+      message = format('space %s exists with %s as its documents', space_id, case when known.image_tokens is null then 'texts' else 'images' end),
+      hint = 'What its documents are is part of a space''s identity: give the model another name.';
+  end if;
   return space_id;
 end
 $$;
-comment on function reembed.add_space(text, text, int, numeric, double precision, int, text, text) is
-  'Makes a space known and returns its id, provider/model@dimensions. Asking again for the same space changes nothing. RE008: it exists with other prefixes.';
+comment on function reembed.add_space(text, text, int, numeric, double precision, int, text, text, int) is
+  'Makes a space known and returns its id, provider/model@dimensions. Asking again for the same space changes nothing. RE008: it exists with other prefixes, or other documents.';
 
 -- Identifiers for SQL texts. Each function takes the registry's row and quotes; nothing else builds an SQL text from names.
 

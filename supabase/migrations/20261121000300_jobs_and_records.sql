@@ -360,14 +360,16 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function reembed.key_after(reembed.collections, text, text, text) is 'SQL text that compares the key of the row `alias` with the key in the SQL expression `row_id`.';
 
-create function reembed.backfill_turn(place tid) returns timestamptz
+create function reembed.backfill_turn(place tid, rank int default null) returns timestamptz
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select date_trunc('hour', now()) - interval '1 hour'
        + least(3600000, div(at[0]::numeric, 4096) * 300 + at[1]::numeric)::double precision * interval '1 millisecond'
+       -- A day a rank: no loading takes so long that the turns of two ranks meet.
+       - coalesce(1000 - least(greatest(backfill_turn.rank, 0), 1000), 0) * interval '1 day'
     from (select place::text::point as at) p
 $$;
-comment on function reembed.backfill_turn(tid) is
-  'When the row at this place of its table is due, in the past: of each 4,096 pages first the first row of each page, then the second, and so on. A vector that is stored lengthens its row, which moves to another page and is entered anew into every index of the table, the one of the old vectors above all. Its old place is free once that is committed, and the next row of the page, stored later, stays on its page and out of the indexes.';
+comment on function reembed.backfill_turn(tid, int) is
+  'When the row at this place of its table is due, in the past: the lower ranks first; of equal ones, of each 4,096 pages first the first row of each page, then the second, and so on. A vector that is stored lengthens its row, which moves to another page and is entered anew into every index of the table, the one of the old vectors above all. Its old place is free once that is committed, and the next row of the page, stored later, stays on its page and out of the indexes.';
 
 create function reembed.adopt_rows(v reembed.versions, row_ids text[]) returns text[]
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -411,6 +413,29 @@ $$;
 comment on function reembed.adopt_rows(reembed.versions, text[]) is
   'Writes the records of those rows that have a vector and no job: it is taken as the embedding of the present text, and nothing is bought. The caller holds the rows. Returns which.';
 
+create function reembed.set_backfill_rank(collection text, rank_function text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c constant reembed.collections := reembed.collection_named(collection);
+  ranking regprocedure;
+begin
+  if rank_function is not null then
+    begin
+      ranking := to_regprocedure(format('%s(%s)', rank_function, c.source_table));
+    exception when syntax_error or invalid_name then
+      null;
+    end;
+    if ranking is null or (select p.prorettype <> 'int'::regtype from pg_catalog.pg_proc p where p.oid = ranking) then
+      raise exception using errcode = 'RE008', message = format('rank_function: there is no function %s(%s) that returns int', left(rank_function, 100), c.source_table),
+        hint = 'It takes a row of the collection''s table, with its schema in its name, and returns 0 for the rows that come first.';
+    end if;
+  end if;
+  update reembed.collections x set backfill_rank = ranking::oid::regproc::text where x.id = c.id;
+end
+$$;
+comment on function reembed.set_backfill_rank(text, text) is
+  'Which rows of a collection are bought first when a version is loaded: rank_function takes a row and returns 0 to 1000, the least first; it may look at other rows, since it only orders. Null: in the order of their places. RE005, RE008: there is no such collection, or function.';
+
 create function reembed.enqueue_missing(version_id int, after_row text default null, max_rows int default 2000) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
@@ -421,6 +446,7 @@ declare
   missing text[];
   locked text[];
   places tid[];
+  ranks int[];
   adopted text[] := array[]::text[];
   queued int := 0;
 begin
@@ -453,10 +479,11 @@ begin
      where not exists (select from reembed.jobs j where j.version_id = v.id and j.row_id = u.k offset 0);
   end;
   -- A row that another transaction is writing is left for later: waiting for its lock while holding others' would deadlock with the app.
-  execute format('select coalesce(array_agg(row_id), ''{}''), coalesce(array_agg(place), ''{}'')
-                    from (select g.row_id, t.ctid as place from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
+  execute format('select coalesce(array_agg(row_id), ''{}''), coalesce(array_agg(place), ''{}''), coalesce(array_agg(rank), ''{}'')
+                    from (select g.row_id, t.ctid as place, %s as rank from unnest($1) g(row_id) join %s t on %s for no key update of t skip locked) x',
+      case when c.backfill_rank is null then 'null::int' else format('coalesce(%s(t.*), 1000)', c.backfill_rank) end,
       c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-    into locked, places using missing;
+    into locked, places, ranks using missing;
   -- The app may be enqueueing one of them for a vector that it writes, without holding the row; it is not waited for.
   perform set_config('lock_timeout', '500ms', true);
   if v.adopts and v.enqueued_at is null then
@@ -464,7 +491,7 @@ begin
   end if;
   begin
     insert into reembed.jobs as j (version_id, row_id, priority, run_at)
-    select v.id, m.row_id, 1, reembed.backfill_turn(m.place) from unnest(locked, places) m(row_id, place)
+    select v.id, m.row_id, 1, reembed.backfill_turn(m.place, m.rank) from unnest(locked, places, ranks) m(row_id, place, rank)
      where m.row_id not in (select unnest(adopted)) order by m.row_id
     on conflict do nothing;
     get diagnostics queued = row_count;

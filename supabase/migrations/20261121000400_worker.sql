@@ -107,7 +107,7 @@ comment on function reembed.deferred_until(text, timestamptz) is
 
 create function reembed.claim(
   collection text default null, version int default null,
-  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null
+  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null, except_spaces text[] default '{}'
 ) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 -- The first due jobs come from the index in its order. Statistics that know nothing of a version's jobs would have all of them read and sorted.
@@ -182,6 +182,7 @@ begin
      where x.maintained and reembed.is_intact(x)
        and (claim.collection is null or x.collection_id = c.id)
        and (claim.version is null or x.number = claim.version)
+       and x.space_id <> all (claim.except_spaces)
        and (sp.paused_until is null or sp.paused_until <= clock_timestamp())
        and reembed.out_of_budget(x) is null
      order by due.priority, due.run_at
@@ -302,7 +303,7 @@ begin
           current_rows := current_rows || found_id;
         else
           -- No more is bought of a text than the space takes.
-          found_tokens := least(greatest((octet_length(found_input) + bytes_per_token - 1) / bytes_per_token, 1), s.max_input_tokens);
+          found_tokens := coalesce(s.image_tokens, least(greatest((octet_length(found_input) + bytes_per_token - 1) / bytes_per_token, 1), s.max_input_tokens));
           tokens_sum := tokens_sum + found_tokens;
           exit when tokens_sum > max_tokens and cardinality(rows_given) > 0;
           rows_given := rows_given || found_id;
@@ -413,14 +414,14 @@ begin
                    else 'idle' end,
     'collection', c.name, 'version', v.number, 'version_id', v.id, 'lease_token', token, 'lease_until', deadline, 'usage_id', usage_id,
     'space', jsonb_build_object('id', s.id, 'provider', s.provider, 'model', s.model, 'dimensions', s.dimensions, 'query_prefix', s.query_prefix,
-                                'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens),
+                                'document_prefix', s.document_prefix, 'max_input_tokens', s.max_input_tokens, 'image_tokens', s.image_tokens),
     'long_text', c.long_text,
     'resolved', jsonb_build_object('current', cardinality(current_rows), 'gone', cardinality(gone_rows), 'failed', gave_up, 'deferred', (select count(*) from jsonb_object_keys(deferred_rows))),
     'budget', budget, 'copies', to_jsonb(copies_given), 'jobs', to_jsonb(jobs_given));
 end
 $$;
-comment on function reembed.claim(text, int, int, int, int, uuid) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. batch: the batch that it is for (see gather_batch), whose id is the lease token. RE004, RE005, RE006 on bad arguments.';
+comment on function reembed.claim(text, int, int, int, int, uuid, text[]) is
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. batch: the batch that it is for (see gather_batch), whose id is the lease token. except_spaces: whose provider the worker cannot reach: the work on others goes on. RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.refuse_vectors(space_id text) returns void
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -792,9 +793,10 @@ comment on function reembed.resume_space(text) is 'Ends a pause. RE004: unknown 
 -- The doors for the edge functions: the same functions, for service_role alone.
 
 create function public.reembed_claim(
-  collection text default null, version int default null, max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120
+  collection text default null, version int default null, max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120,
+  except_spaces text[] default '{}'
 ) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds)
+  select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds, except_spaces => reembed_claim.except_spaces)
 $$;
 create function public.reembed_complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false,

@@ -299,6 +299,7 @@ begin
     'collection', c.name, 'version', v.number, 'active', v.id = c.active_version, 'space', s.id, 'provider', s.provider, 'model', s.model,
     'dimensions', s.dimensions, 'distance', s.distance, 'query_prefix', s.query_prefix, 'document_prefix', s.document_prefix,
     'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'filters', c.filter_columns, 'threshold', v.match_threshold)
+    || case when s.image_tokens is null then '{}'::jsonb else jsonb_build_object('image_tokens', s.image_tokens) end
     || case when v.hybrid_function is null then '{}'::jsonb else jsonb_build_object('hybrid', v.hybrid_function) end
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
             else jsonb_build_object('coverage', reembed.coverage(v)) end
@@ -307,7 +308,7 @@ begin
 end
 $$;
 comment on function public.embedding_route(text, int, int) is
-  'Which version answers searches of a collection: the one named; else, of a caller in the buckets 0 to 99 below the share of a canary, its version; else the active one: { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, while it is not fully loaded, coverage (0 to 1); log_queries: true where searches by text are written into the query log, count_searches: true where versions share the callers and their searches are counted. Public and read-only. RE004, RE005, RE006: bad arguments; RE010: finalized.';
+  'Which version answers searches of a collection: the one named; else, of a caller in the buckets 0 to 99 below the share of a canary, its version; else the active one: { collection, version, active, space, provider, model, dimensions, distance, query_prefix, document_prefix, max_input_tokens, function, filters, threshold } and, where documents are images, image_tokens;, while it is not fully loaded, coverage (0 to 1); log_queries: true where searches by text are written into the query log, count_searches: true where versions share the callers and their searches are counted. Public and read-only. RE004, RE005, RE006: bad arguments; RE010: finalized.';
 revoke execute on function public.embedding_route(text, int, int) from public;
 grant execute on function public.embedding_route(text, int, int) to anon, authenticated, service_role;
 

@@ -9,7 +9,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
 import { type ExamineOptions, examine, RULES } from "../../scripts/lib/doctor/examine.ts";
 import type { Finding } from "../../scripts/lib/doctor/rule.ts";
-import { createCollection, insertRow, load, type TestCollection } from "../support/collection.ts";
+import {
+  createCollection,
+  insertRow,
+  load,
+  removeOtherSystems,
+  type TestCollection,
+} from "../support/collection.ts";
 import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { connect, createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { claim, complete } from "../support/worker.ts";
@@ -32,7 +38,9 @@ class Ward {
   }
 
   static async open({ url, adminUrl }: TestDatabase): Promise<Ward> {
-    return new Ward(await connect(url), await connect(adminUrl), await openDatabase(url, 1));
+    const ward = new Ward(await connect(url), await connect(adminUrl), await openDatabase(url, 1));
+    await removeOtherSystems(ward.client);
+    return ward;
   }
 
   async close(): Promise<void> {

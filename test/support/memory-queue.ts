@@ -49,7 +49,7 @@ export interface StoredRecord {
 export const hashOf = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 export class MemoryQueue implements Queue {
-  readonly space = TEST_SPACE;
+  space: Space = TEST_SPACE;
   readonly texts = new Map<string, string>();
   readonly jobs = new Map<string, StoredJob>();
   readonly records = new Map<string, StoredRecord>();
@@ -111,12 +111,13 @@ export class MemoryQueue implements Queue {
     return [...this.jobs].filter(([, { token }]) => token !== null).map(([id]) => id);
   }
 
-  async claim({ maxRows }: ClaimOptions): Promise<Claim> {
+  async claim({ maxRows, exceptSpaces }: ClaimOptions): Promise<Claim> {
     this.#fail("claim");
     if (this.paused !== null)
       return { reason: "paused", space: this.space.id, pause_reason: this.paused, jobs: [] };
     if (this.waitsUntil > this.time)
       return { reason: "rate", space: this.space.id, wait_ms: this.waitsUntil - this.time, jobs: [] };
+    if (exceptSpaces?.includes(this.space.id)) return { reason: "idle", jobs: [] };
     if (this.heldElsewhere) return { reason: "busy", jobs: [] };
     const due = [...this.jobs]
       .filter(([, job]) => !job.failed && job.token === null && job.runAt <= this.time)

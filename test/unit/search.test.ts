@@ -39,7 +39,7 @@ function ports(answers: Record<string, unknown[]>, embed?: () => Promise<never>)
     if (value instanceof Error) throw value;
     return value;
   };
-  const embedded: { space: string; texts: readonly string[]; purpose: string }[] = [];
+  const embedded: { space: string; texts: readonly unknown[]; purpose: string }[] = [];
   const made: SearchPorts = {
     caller: answer,
     service: answer,

@@ -1,6 +1,11 @@
 /** The worker on a queue in memory: what it sends, what it stores, what it gives back, and what it tells the ledger. */
 import { describe, expect, test } from "vitest";
-import type { Embedded, EmbedOptions } from "../../supabase/functions/_shared/embedder.ts";
+import {
+  type Embedded,
+  type EmbedOptions,
+  type InputFailure,
+  makeEmbedder,
+} from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import {
   PROVIDER_FAULTS,
@@ -350,6 +355,73 @@ describe("what the provider refuses", () => {
       Array(2).fill({ runAt: 60_000, token: null, attempts: 0, failed: false, error: null }),
     );
     expect([...queue.ledger.values()]).toEqual([[]]);
+  });
+});
+
+describe("an input that fails by itself", () => {
+  const FAILURES: Readonly<Record<string, InputFailure>> = {
+    gone: { reason: "not there", next: "fail" },
+    slow: { reason: "no answer", next: "retry" },
+    late: { reason: "not tried", next: "release" },
+  };
+  const failing: Embed = async (inputs) => {
+    const failures = new Map<number, InputFailure>();
+    for (const [position, input] of inputs.entries()) {
+      const failure = FAILURES[input.split(" ", 1)[0] ?? ""];
+      if (failure !== undefined) failures.set(position, failure);
+    }
+    const vectors = inputs.map((_, position) => (failures.has(position) ? null : [1, 1]));
+    return { vectors, usage: { tokens: inputs.length }, failures };
+  };
+
+  test("fails, is tried again or given back, with its reason, and the others are stored", async () => {
+    const queue = new MemoryQueue(rows("a", "gone 1", "slow", "gone 2", "late", "b"));
+    expect(await run(queue, embedding(failing), { limit: 6 })).toMatchObject({
+      done: 2,
+      failed: 2,
+      retried: 1,
+      released: 1,
+      requests: 1,
+      tokens: 6,
+    });
+    expect([...queue.records.keys()]).toEqual(["r1", "r6"]);
+    expect(queue.jobs.get("r2")).toMatchObject({ failed: true, error: "not there", attempts: 1 });
+    expect(queue.jobs.get("r3")).toMatchObject({ failed: false, error: "no answer", attempts: 1 });
+    expect(queue.jobs.get("r5")).toMatchObject({ failed: false, attempts: 0 });
+    expect([...queue.ledger.values()]).toEqual([
+      [expect.objectContaining({ state: "settled", outcome: "ok", inputs: 6, stale: 0, tokens: 6 })],
+    ]);
+  });
+
+  test("is not tried for ever", async () => {
+    const queue = new MemoryQueue(rows("slow"));
+    await run(queue, embedding(failing), { maxRetries: 0 });
+    expect(queue.jobs.get("r1")).toMatchObject({ failed: true, error: "no answer" });
+  });
+
+  test("an embedder that leaves a vector out without a reason has answered badly", async () => {
+    const space = { ...TEST_SPACE, dimensions: 2 };
+    const made = makeEmbedder(space, async (texts) => ({
+      vectors: texts.map((_, index) => (index === 0 ? null : [1, 1])),
+      usage: { tokens: 2 },
+    }));
+    const error = await made.embed(["a", "b"], { purpose: "document" }).catch((error: unknown) => error);
+    expect(error).toMatchObject({
+      fault: "bad_answer",
+      message: expect.stringContaining("without a reason"),
+    });
+  });
+});
+
+describe("references to images", () => {
+  test("are neither cut nor given a prefix, however long they are", async () => {
+    const url = `https://photos.example/${"a".repeat(2_000)}.jpg`;
+    const queue = new MemoryQueue(rows(url));
+    queue.space = { ...TEST_SPACE, image_tokens: 50, document_prefix: "passage: " };
+    const provider = embedding();
+    await run(queue, provider);
+    expect(provider.requests).toEqual([[url]]);
+    expect([...queue.ledger.values()].flat()).toEqual([expect.objectContaining({ outcome: "ok" })]);
   });
 });
 

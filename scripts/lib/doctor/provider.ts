@@ -6,6 +6,7 @@ import { ProviderError } from "../../../supabase/functions/_shared/provider-erro
 import { chargedFor } from "../../../supabase/functions/_shared/queries.ts";
 import { estimateTokens } from "../../../supabase/functions/_shared/tokens.ts";
 import type { Database } from "../connection.ts";
+import { purposeOfTrial } from "../probe.ts";
 import type { Asked, Finding, Patient, Rule } from "./rule.ts";
 
 /** Nobody's text. Its vectors are compared for as long as a space lives: another text would look like another model. */
@@ -58,7 +59,7 @@ async function askProvider(
     await db.query("select reembed.settle($1, $2)", [usageId, JSON.stringify([entry])]);
   };
   try {
-    const { vectors, usage } = await embedder.embed([TEXT], { purpose: "document" });
+    const { vectors, usage } = await embedder.embed([TEXT], { purpose: purposeOfTrial(space) });
     await settle({ state: "settled", outcome: "check", tokens: usage.tokens });
     return { vector: vectors[0] ?? [] };
   } catch (error) {

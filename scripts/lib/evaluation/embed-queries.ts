@@ -149,6 +149,7 @@ async function patiently(request: () => Promise<Embedded>): Promise<Embedded> {
   }
 }
 
-function asText(vector: readonly number[]): string {
-  return `[${vector.join(",")}]`;
+function asText(vector: readonly number[] | null): string {
+  // The inputs of one text query fail only together with their request.
+  return `[${(vector ?? []).join(",")}]`;
 }

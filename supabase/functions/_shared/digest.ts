@@ -1,8 +1,13 @@
-/** Digests of texts, as 64 hexadecimal digits. */
+/** Digests, as 64 hexadecimal digits. */
 
 /** SHA-256 of a text in UTF-8: what `encode(sha256(convert_to(text, 'UTF8')), 'hex')` is in the database. */
 export async function sha256(text: string): Promise<string> {
   return toHex(await crypto.subtle.digest("SHA-256", utf8(text)));
+}
+
+/** SHA-256 of bytes. */
+export async function sha256OfBytes(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return toHex(await crypto.subtle.digest("SHA-256", bytes));
 }
 
 /** HMAC-SHA-256 (RFC 2104) of a text: a digest that nobody without the secret can make, or undo by trying all addresses there are. */

@@ -15,6 +15,7 @@ const space = z.object({
   query_prefix: z.string(),
   document_prefix: z.string(),
   max_input_tokens: z.number(),
+  image_tokens: z.number().nullish(),
 }) satisfies z.ZodType<Space>;
 
 const job = z.object({
@@ -90,6 +91,8 @@ export interface ClaimOptions {
   /** At most so many estimated tokens, to 300,000. */
   readonly maxTokens: number;
   readonly leaseSeconds: number;
+  /** Spaces of which nothing is claimed. */
+  readonly exceptSpaces?: readonly string[] | undefined;
 }
 
 /** One row's result: a vector, or the reason why it was skipped. */
@@ -187,13 +190,14 @@ export interface Queue {
 /** The queue behind any way of calling the database's functions. */
 export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue {
   return {
-    async claim({ collection, version, maxRows, maxTokens, leaseSeconds }) {
+    async claim({ collection, version, maxRows, maxTokens, leaseSeconds, exceptSpaces }) {
       const answer = await rpc("reembed_claim", {
         collection: collection ?? null,
         version: version ?? null,
         max_rows: maxRows,
         max_tokens: maxTokens,
         lease_seconds: leaseSeconds,
+        except_spaces: exceptSpaces ?? [],
       });
       return claim.parse(answer);
     },

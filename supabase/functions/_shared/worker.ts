@@ -3,7 +3,7 @@
  * No transaction is open while a provider answers; what the database decides (whose lease, which text) stays with the database.
  */
 import { describeBudget } from "./budget.ts";
-import type { Embedder, Space } from "./embedder.ts";
+import { type Embedder, hasImages, type InputFailure, type Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { fittingText, shorterText, tooLongFor } from "./long-text.ts";
 import { createPace, type Pace } from "./pace.ts";
@@ -122,7 +122,8 @@ const LONGEST_DELAY_SECONDS = 86_400;
 /**
  * Works off due jobs, several claims at once, until one of the ends in `SliceEnd`. What ends one lane for good ends the others after the claim
  * they are at; memory holds one claim a lane.
- * @throws ReembedError when the database cannot be reached, or no embedder is configured for the space (its jobs are given back first).
+ * @throws ReembedError when the database cannot be reached; in the end, when no embedder is configured for a space: its jobs are given back, and the
+ * other spaces' are worked off first.
  */
 export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}): Promise<SliceReport> {
   const now = ports.now ?? (() => performance.now());
@@ -135,11 +136,13 @@ export async function workSlice(ports: WorkerPorts, options: SliceOptions = {}):
     completer: createCompleter(now, ports.pace ?? paceOf(ports, options.signal)),
     claimed: 0,
     over: undefined,
+    unreachable: new Map(),
     report: emptyReport(),
   };
   const lanes = Array.from({ length: Math.max(1, options.lanes ?? 1) }, () => workLane(slice));
   const ends = await Promise.allSettled(lanes);
   for (const end of ends) if (end.status === "rejected") throw end.reason;
+  for (const error of slice.unreachable.values()) throw error;
   return slice.report;
 }
 
@@ -165,6 +168,8 @@ interface Slice {
   readonly started: number;
   readonly completer: Completer;
   readonly report: SliceReport;
+  /** Spaces that nothing here can embed for, and why. */
+  readonly unreachable: Map<string, ReembedError>;
   /** Rows that lanes have asked for and not counted yet. */
   claimed: number;
   /** Why no lane goes on: the first such end, or "failed" when a lane throws. */
@@ -210,6 +215,7 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
       maxRows,
       maxTokens: MOST_TOKENS,
       leaseSeconds: options.leaseSeconds ?? 120,
+      exceptSpaces: [...slice.unreachable.keys()],
     });
     if (claim.reason === "paused") {
       report.error = claim.pause_reason ?? `${claim.space} is paused`;
@@ -393,7 +399,7 @@ function answerNow({ answered, now }: ClaimContext): ProviderAnswer | undefined 
 
 /** Embeds and completes one claim, and settles it once, whatever happens. Returns why the slice must end, or undefined to go on. */
 async function workClaim(
-  { ports, completer, options, report, now }: Slice,
+  { ports, completer, options, report, now, unreachable }: Slice,
   lease: Lease,
   jobs: readonly Job[],
 ): Promise<SliceEnd | undefined> {
@@ -413,7 +419,9 @@ async function workClaim(
     embedder = ports.embedderFor(lease.space);
   } catch (error) {
     await giveBack(context, jobs, 60, []);
-    throw error;
+    if (!(error instanceof ReembedError)) throw error;
+    unreachable.set(lease.space.id, error);
+    return undefined;
   }
 
   // Equal texts are sent once; an empty one is never sent.
@@ -505,13 +513,15 @@ async function embedTexts(
     };
     const inputs = part.map(({ input }) => input);
     try {
-      const { vectors, usage, rate } = await embedder.embed(inputs, {
+      const { vectors, usage, rate, failures } = await embedder.embed(inputs, {
         purpose: "document",
         ...(signal ? { signal } : {}),
       });
       context.answered = { refused: false, retryAfterMs: undefined, rate, at: now() };
-      note({ state: "settled", outcome: "ok", tokens: usage.tokens }, part);
-      results.push(...part.flatMap((text, index) => resultsOf(text, vectors[index] ?? [])));
+      const bought = part.filter((_, index) => !failures?.has(index));
+      note({ state: "settled", outcome: "ok", tokens: usage.tokens }, bought);
+      results.push(...part.flatMap((text, index) => resultsOf(text, vectors[index] ?? null)));
+      if (failures !== undefined) await endFailed(context, part, failures);
     } catch (error) {
       const unsent = waiting.flat();
       if (!(error instanceof ProviderError)) {
@@ -553,6 +563,7 @@ async function embedTexts(
  */
 async function fitTexts(context: ClaimContext, texts: readonly Text[]): Promise<readonly Text[]> {
   const { space, long_text } = context.lease;
+  if (hasImages(space)) return texts;
   const fitted = texts.map((text) => withInput(text, fittingText(space, text.input)));
   const tooLong = fitted.filter(({ truncated }) => truncated);
   if (long_text === "truncate" || tooLong.length === 0) return fitted;
@@ -563,7 +574,9 @@ async function fitTexts(context: ClaimContext, texts: readonly Text[]): Promise<
 
 /** The text that stands alone in a refused request, cut to its half where the estimate may have been too low for it; undefined where it was not. */
 function shortenAlone({ lease }: ClaimContext, [text, ...others]: readonly Text[]): Text | undefined {
-  if (text === undefined || others.length > 0 || lease.long_text === "fail") return undefined;
+  if (text === undefined || others.length > 0 || lease.long_text === "fail" || hasImages(lease.space)) {
+    return undefined;
+  }
   const shorter = shorterText(lease.space, text.input);
   return shorter === undefined ? undefined : withInput(text, shorter);
 }
@@ -573,6 +586,28 @@ const withInput = (text: Text, input: string): Text => ({
   input,
   truncated: text.truncated || input !== text.input,
 });
+
+/** Ends or gives back the jobs of inputs that got no vector of an answer, each by its own failure. */
+async function endFailed(
+  context: ClaimContext,
+  part: readonly Text[],
+  failures: ReadonlyMap<number, InputFailure>,
+): Promise<void> {
+  const failed = [...failures].flatMap(([position, failure]) => {
+    const text = part[position];
+    return text === undefined ? [] : [{ text, failure }];
+  });
+  for (const alike of Map.groupBy(failed, ({ failure }) => `${failure.next} ${failure.reason}`).values()) {
+    const texts = alike.map(({ text }) => text);
+    const { reason, next } = alike[0]?.failure ?? { reason: "", next: "release" };
+    if (next === "release") {
+      await release(context, texts, 1);
+      continue;
+    }
+    context.report.error = reason;
+    await fail(context, texts, reason, next === "retry" ? backoffSeconds(texts) : null);
+  }
+}
 
 /** Gives back or backs off what a provider's error leaves undone: the request that failed, and what was not sent after it. */
 async function stopFor(
@@ -674,8 +709,9 @@ const rowsOf = (texts: readonly Text[]): string[] =>
 const estimateOf = (texts: readonly Text[]): number =>
   texts.reduce((sum, { rows }) => sum + (rows[0]?.tokens ?? 0), 0);
 
-/** A result for each row of a text; its tokens are written to one of them, since they were paid once. */
-function resultsOf({ rows, truncated }: Text, vector: readonly number[]): Result[] {
+/** A result for each row of a text, none where it has no vector; its tokens are written to one of them, since they were paid once. */
+function resultsOf({ rows, truncated }: Text, vector: readonly number[] | null): Result[] {
+  if (vector === null) return [];
   return rows.map(({ row_id, hash, tokens }, copy) => ({
     row_id,
     hash,

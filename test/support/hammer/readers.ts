@@ -128,7 +128,7 @@ async function ask(
     embedder.embed(texts, { purpose: "document" }),
   ]);
   for (const [index, vector] of stored.vectors.entries()) {
-    const right = cosine(asked.vectors[0] ?? [], vector);
+    const right = cosine(asked.vectors[0] ?? [], vector ?? []);
     if (!(Math.abs(right - (sample[index]?.similarity ?? Number.NaN)) < TOLERANCE))
       onFault(`v${version}: a similarity is not that of ${space}`);
   }
