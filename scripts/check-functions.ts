@@ -69,12 +69,14 @@ if (import.meta.main) {
   for (const problem of problems) console.error(problem);
   if (problems.length > 0) process.exit(1);
 
-  // On the command line and not in deno.json, which is deployed: locally Deno takes the packages that npm installed.
+  // On the command line and not in deno.json, which is deployed: locally Deno takes the packages that npm installed. Read as an import map alone, it leaves
+  // package.json to be found, which has the types of Node's modules.
   const options = [
     "check",
     "--no-lock",
     "--node-modules-dir=manual",
-    `--config=${at("functions/deno.json")}`,
+    "--no-config",
+    `--import-map=${at("functions/deno.json")}`,
   ];
   const entrypoints = declared.map(({ settings }) => at(settings.get("entrypoint") ?? ""));
   const deno = fileURLToPath(new URL("../node_modules/.bin/deno", import.meta.url));

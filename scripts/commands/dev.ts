@@ -28,7 +28,7 @@ export function addDev(program: Command): void {
       "after",
       `
 The database is PGlite in the folder .reembed, or the PostgreSQL of DATABASE_URL; migrations are applied at the start.
-OPENAI_API_KEY, OPENAI_BASE_URL, those of other providers (OLLAMA_BASE_URL, ...) and the switches (USE_VECTOR_1536, ...) reach the functions
+OPENAI_API_KEY, OPENAI_BASE_URL, those of other providers (OLLAMA_BASE_URL, ...), IMAGE_FILES_URL and the switches (USE_VECTOR_1536, ...) reach the functions
 when they are set.
 
 Example:
@@ -39,7 +39,7 @@ Example:
 
 async function dev(options: Options): Promise<void> {
   const out = createOutput(options.json);
-  const { DATABASE_URL, OPENAI_API_KEY, OPENAI_BASE_URL } = process.env;
+  const { DATABASE_URL, OPENAI_API_KEY, OPENAI_BASE_URL, IMAGE_FILES_URL } = process.env;
   await untilSignalled(
     () => out.note("stopping"),
     async (signal) => {
@@ -50,6 +50,7 @@ async function dev(options: Options): Promise<void> {
         allowRemote: options.allowRemote,
         openai: { apiKey: OPENAI_API_KEY, baseUrl: OPENAI_BASE_URL },
         servers: serversIn(process.env),
+        imageFilesUrl: IMAGE_FILES_URL,
         switches: switchesIn(process.env),
         onLog: out.note,
         ...(DATABASE_URL && { database: { url: DATABASE_URL } }),

@@ -1,10 +1,12 @@
 /** The providers that a command can reach: configured by the variables of their servers (OPENAI_API_KEY, OLLAMA_BASE_URL, ...) and the switches. */
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
+import { nodeConnection } from "../../supabase/functions/_shared/node-connection.ts";
 import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
 import {
   createBatchProvider,
   createEmbedder,
   type ProviderConfig,
+  picturesFrom,
   serverConfig,
 } from "../../supabase/functions/_shared/providers.ts";
 import { serversIn } from "../../supabase/functions/_shared/servers.ts";
@@ -29,5 +31,8 @@ export function batchesFrom(env: Environment): (space: Space) => BatchProvider {
 }
 
 function configFrom(env: Environment): ProviderConfig {
-  return serverConfig(env, serversIn(env), readSwitches(env));
+  return {
+    ...serverConfig(env, serversIn(env), readSwitches(env)),
+    ...picturesFrom({ IMAGE_FILES_URL: env.IMAGE_FILES_URL }, nodeConnection),
+  };
 }

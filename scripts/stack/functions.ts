@@ -21,6 +21,8 @@ export interface FunctionsOptions {
   readonly openai: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
   /** The other servers that speak OpenAI's API, by their providers' names. */
   readonly servers?: Readonly<Record<string, Server>> | undefined;
+  /** Where files of images stand that are named without a URL. */
+  readonly imageFilesUrl?: string | undefined;
   /** The environment's switches (switches.ts), by name. */
   readonly switches?: Readonly<Record<string, string>> | undefined;
   /** Receives each line that a function prints. */
@@ -127,13 +129,16 @@ async function end(child: ChildProcess): Promise<void> {
 }
 
 /** As narrow as the functions can live with: read the code, call the stack and the providers, listen on loopback. */
-function denoArguments({ directory, stackUrl, openai, servers = {} }: FunctionsOptions): string[] {
+function denoArguments(options: FunctionsOptions): string[] {
+  const { directory, stackUrl, openai, servers = {}, imageFilesUrl } = options;
   // An address that is none is told to whoever needs it, by name.
   const providers = [openai.baseUrl ?? PROVIDER, ...Object.values(servers).map(({ baseURL }) => baseURL)];
   const hosts = providers.flatMap((address) =>
     address !== undefined && URL.canParse(address) ? [new URL(address).host] : [],
   );
   const net = ["127.0.0.1:0", new URL(stackUrl).host, ...hosts.filter((host) => host !== "")];
+  // Images are fetched from wherever a table says that they stand; safe-fetch.ts keeps to the public internet.
+  const fetchesImages = imageFilesUrl !== undefined || "clip" in servers;
   const read = [directory, join(PROJECT, "node_modules"), dirname(DISPATCHER)];
   return [
     "run",
@@ -143,7 +148,7 @@ function denoArguments({ directory, stackUrl, openai, servers = {} }: FunctionsO
     "--no-remote",
     "--node-modules-dir=manual",
     `--config=${join(directory, "deno.json")}`,
-    `--allow-net=${net.join(",")}`,
+    fetchesImages ? "--allow-net" : `--allow-net=${net.join(",")}`,
     `--allow-read=${read.join(",")}`,
     // The environment is made below and holds nothing that a function may not see.
     "--allow-env",
@@ -164,6 +169,7 @@ function environment(options: FunctionsOptions): Record<string, string> {
     ...(openai.apiKey && { OPENAI_API_KEY: openai.apiKey }),
     ...(openai.baseUrl && { OPENAI_BASE_URL: openai.baseUrl }),
     ...serverVariables(options.servers ?? {}),
+    ...(options.imageFilesUrl && { IMAGE_FILES_URL: options.imageFilesUrl }),
     ...options.switches,
   };
 }

@@ -38,6 +38,8 @@ export interface StackOptions {
   readonly openai?: { readonly apiKey?: string | undefined; readonly baseUrl?: string | undefined };
   /** The other servers that speak OpenAI's API, by their providers' names. */
   readonly servers?: Readonly<Record<string, Server>>;
+  /** Where files of images stand that are named without a URL. */
+  readonly imageFilesUrl?: string | undefined;
   /** The environment's switches for the functions, by name. */
   readonly switches?: Readonly<Record<string, string>>;
   /** How often the backfill function is woken where pg_cron is not installed. Default: 5,000. */
@@ -88,6 +90,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       keys,
       openai: options.openai ?? {},
       servers: options.servers,
+      imageFilesUrl: options.imageFilesUrl,
       switches: options.switches,
       onLog,
     });

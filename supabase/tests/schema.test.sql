@@ -2,7 +2,7 @@
 begin;
 select plan(32);
 
-select tables_are('public', array['bora_docs', 'course_content', 'lexicon', 'phrases'], 'public holds the systems'' tables');
+select tables_are('public', array['bora_docs', 'course_content', 'image_embeddings', 'image_embeddings_1536', 'lexicon', 'phrases', 'product_images', 'products'], 'public holds the systems'' tables');
 select ok(not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                        where n.nspname = 'reembed' and c.relkind in ('r', 'p') and obj_description(c.oid, 'pg_class') is null),
           'every table of reembed says what it is for');

@@ -74,6 +74,61 @@ export type Database = {
         };
         Relationships: [];
       };
+      image_embeddings: {
+        Row: {
+          created_at: string;
+          id: number;
+          image_embedding: string | null;
+          image_id: number;
+          image_url: string | null;
+          model_version: string | null;
+          product_id: number;
+          updated_at: string;
+        };
+        Insert: {
+          created_at?: string;
+          id?: number;
+          image_embedding?: number[] | string | null;
+          image_id: number;
+          image_url?: string | null;
+          model_version?: string | null;
+          product_id: number;
+          updated_at?: string;
+        };
+        Update: {
+          created_at?: string;
+          id?: number;
+          image_embedding?: number[] | string | null;
+          image_id?: number;
+          image_url?: string | null;
+          model_version?: string | null;
+          product_id?: number;
+          updated_at?: string;
+        };
+        Relationships: [
+          {
+            columns: ["image_id"];
+            isOneToOne: true;
+            foreignKeyName: "image_embeddings_image_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "product_images";
+          },
+        ];
+      };
+      image_embeddings_1536: {
+        Row: { embedding_1536: string | null; image_id: number };
+        Insert: { embedding_1536?: number[] | string | null; image_id: number };
+        Update: { embedding_1536?: number[] | string | null; image_id?: number };
+        Relationships: [
+          {
+            columns: ["image_id"];
+            isOneToOne: true;
+            foreignKeyName: "image_embeddings_1536_image_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "product_images";
+          },
+        ];
+      };
       lexicon: {
         Row: {
           embedding: string | null;
@@ -132,6 +187,44 @@ export type Database = {
           id?: string;
           spanish?: string;
         };
+        Relationships: [];
+      };
+      product_images: {
+        Row: {
+          column_number: number | null;
+          id: number;
+          image_filename: string | null;
+          image_url: string | null;
+          product_id: number;
+        };
+        Insert: {
+          column_number?: number | null;
+          id?: number;
+          image_filename?: string | null;
+          image_url?: string | null;
+          product_id: number;
+        };
+        Update: {
+          column_number?: number | null;
+          id?: number;
+          image_filename?: string | null;
+          image_url?: string | null;
+          product_id?: number;
+        };
+        Relationships: [
+          {
+            columns: ["product_id"];
+            isOneToOne: false;
+            foreignKeyName: "product_images_product_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "products";
+          },
+        ];
+      };
+      products: {
+        Row: { article: string | null; id: number; name: string; url: string | null };
+        Insert: { article?: string | null; id?: number; name: string; url?: string | null };
+        Update: { article?: string | null; id?: number; name?: string; url?: string | null };
         Relationships: [];
       };
     };
@@ -428,6 +521,43 @@ export type Database = {
         };
         Returns: { id: string; bora: string; spanish: string; english: string; similarity: number }[];
       };
+      match_product_images: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_product_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          product_id: number;
+          column_number: number;
+          image_url: string;
+          image_filename: string;
+          similarity: number;
+        }[];
+      };
+      match_products: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          version?: number;
+          query_space?: string;
+        };
+        Returns: {
+          product_id: number;
+          name: string;
+          article: string;
+          url: string;
+          image_id: number;
+          column_number: number;
+          image_url: string;
+          image_filename: string;
+          similarity: number;
+        }[];
+      };
       reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
       reembed_begin_completion: {
         Args: {
@@ -452,6 +582,7 @@ export type Database = {
           max_rows?: number;
           max_tokens?: number;
           lease_seconds?: number;
+          except_spaces?: string[];
         };
         Returns: Json;
       };
@@ -536,6 +667,8 @@ export type Database = {
         };
         Returns: Json;
       };
+      reembed_image_coverage: { Args: never; Returns: Json };
+      reembed_ingest_products: { Args: { products: Json }; Returns: Json };
       reembed_leave_slot: { Args: { token: string }; Returns: undefined };
       reembed_log_query: { Args: { collection: string; query: string }; Returns: undefined };
       reembed_pause_space: {

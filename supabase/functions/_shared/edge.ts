@@ -5,8 +5,9 @@ import { hashCaller } from "./caller.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import type { Env } from "./env.ts";
 import { ReembedError } from "./errors.ts";
+import { nodeConnection } from "./node-connection.ts";
 import type { SupabaseAi } from "./providers/supabase.ts";
-import { createEmbedder, serverConfig } from "./providers.ts";
+import { createEmbedder, picturesFrom, serverConfig } from "./providers.ts";
 import { createRpc, type Rpc } from "./rpc.ts";
 
 /** Key modes as @supabase/server writes them, for example `secret:backfill`. */
@@ -89,6 +90,7 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
       createEmbedder(space, {
         ...serverConfig(env, env.servers, env),
         supabaseAi: ai,
+        ...picturesFrom(env, nodeConnection),
       }),
   };
 }

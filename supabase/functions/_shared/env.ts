@@ -23,6 +23,7 @@ const schema = z.object({
   SUPABASE_SECRET_KEYS: keyMap.refine((keys) => Object.keys(keys).length > 0, "must hold at least one key"),
   OPENAI_API_KEY: optional,
   OPENAI_BASE_URL: optional.pipe(z.url().optional()),
+  IMAGE_FILES_URL: optional.pipe(z.url({ protocol: /^https?$/ }).optional()),
   ...SWITCHES,
 });
 

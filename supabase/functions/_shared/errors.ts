@@ -13,6 +13,14 @@ export const ERRORS = {
   method_not_allowed: { status: 405, meaning: "the route takes another method" },
   version_retired: { status: 410, meaning: "the version was finalized and its vectors are gone" },
   body_too_large: { status: 413, meaning: "the body is larger than the route takes" },
+  unsupported_media_type: {
+    status: 415,
+    meaning: "the body, or the file in it, is of a kind that the route does not take",
+  },
+  invalid_image: {
+    status: 422,
+    meaning: "the picture is damaged, has too many pixels, or the model does not take it",
+  },
   invalid_vector: { status: 400, meaning: "the query vector is null, zero or not finite" },
   wrong_width: { status: 400, meaning: "the query vector has another number of dimensions than the space" },
   wrong_space: { status: 400, meaning: "the query vector is of another space than the version" },

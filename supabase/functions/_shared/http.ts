@@ -108,7 +108,7 @@ export async function readBody<T extends z.ZodType>(
   schema: T,
   maxBytes: number,
 ): Promise<z.output<T>> {
-  const text = await readText(request, maxBytes);
+  const text = new TextDecoder().decode(await readBytes(request, maxBytes));
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -119,6 +119,14 @@ export async function readBody<T extends z.ZodType>(
       "Send a JSON object with the header content-type: application/json.",
     );
   }
+  return checkShape(schema, value);
+}
+
+/**
+ * A value of this shape.
+ * @throws ReembedError `invalid_request` naming the first field that does not fit and the rule
+ */
+export function checkShape<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
@@ -133,7 +141,11 @@ export async function readBody<T extends z.ZodType>(
   );
 }
 
-async function readText(request: Request, maxBytes: number): Promise<string> {
+/**
+ * Reads the body.
+ * @throws ReembedError `body_too_large` above `maxBytes`, before more than that is read
+ */
+export async function readBytes(request: Request, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const tooLarge = () =>
     new ReembedError(
       "body_too_large",
@@ -141,14 +153,12 @@ async function readText(request: Request, maxBytes: number): Promise<string> {
       "Send less in one request.",
     );
   if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLarge();
-  if (request.body === null) return "";
-  const decoder = new TextDecoder();
-  let bytes = 0;
-  let text = "";
-  for await (const chunk of request.body) {
-    bytes += chunk.byteLength;
-    if (bytes > maxBytes) throw tooLarge();
-    text += decoder.decode(chunk, { stream: true });
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let size = 0;
+  for await (const chunk of request.body ?? []) {
+    size += chunk.byteLength;
+    if (size > maxBytes) throw tooLarge();
+    chunks.push(chunk);
   }
-  return text + decoder.decode();
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }

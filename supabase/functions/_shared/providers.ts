@@ -2,11 +2,14 @@
 import type { ChatModel } from "./chat-model.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
+import { createPictureLoader, type LoadPicture } from "./picture-loader.ts";
+import { createClipEmbedder } from "./providers/clip.ts";
 import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
 import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
 import { createOpenAIChatModel } from "./providers/openai-chat.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
+import type { SafeFetchPorts } from "./safe-fetch.ts";
 import { checkServer, OPENAI, type Server } from "./servers.ts";
 import { checkModel, type Switches } from "./switches.ts";
 
@@ -26,6 +29,27 @@ export interface ProviderConfig {
   readonly supabaseAi?: SupabaseAi | undefined;
   /** The language model of the provider openai; without it the default one. */
   readonly chatModel?: string | undefined;
+  /** How pictures are loaded that documents refer to. */
+  readonly loadPicture?: LoadPicture | undefined;
+}
+
+/**
+ * How pictures are loaded that documents refer to, as the environment says.
+ * @throws ReembedError `environment_conflict` where IMAGE_FILES_URL is not a URL
+ */
+export function picturesFrom(
+  env: { readonly IMAGE_FILES_URL?: string | undefined },
+  connection: SafeFetchPorts,
+): Required<Pick<ProviderConfig, "loadPicture">> {
+  const baseUrl = env.IMAGE_FILES_URL?.trim() || undefined;
+  if (baseUrl !== undefined && !(/^https?:\/\//.test(baseUrl) && URL.canParse(baseUrl))) {
+    throw new ReembedError(
+      "environment_conflict",
+      "IMAGE_FILES_URL is not an http(s) URL",
+      "Name the folder in which files stand that are named without a URL: https://cdn.example.com/images/",
+    );
+  }
+  return { loadPicture: createPictureLoader(connection, { baseUrl }) };
 }
 
 /** How OpenAI and the other servers are reached, as an environment's variables say. */
@@ -51,7 +75,7 @@ export function serverConfig(
 }
 
 /**
- * The Embedder of a space, by the space's provider: `hash`, `supabase`, or a server that speaks OpenAI's API, which `openai` and every other name is.
+ * The Embedder of a space, by the space's provider: `hash`, `supabase`, `clip`, or a server that speaks OpenAI's API, which `openai` and every other name is.
  * @throws ReembedError `provider_unavailable` when the provider is not configured, or is `external` (its vectors are brought from elsewhere);
  * `environment_conflict` when the environment names another model
  */
@@ -66,6 +90,12 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
         );
       }
       return createHashEmbedder(space);
+    case "clip":
+      return createClipEmbedder({
+        space,
+        ...reachClip(space, config),
+        load: config.loadPicture ?? refuseToLoad,
+      });
     case "supabase":
       return createSupabaseEmbedder(space, config.supabaseAi);
     case "external":
@@ -125,6 +155,17 @@ function reach(space: Space, config: ProviderConfig) {
   checkModel(server?.model, space);
   return checkServer(space, server);
 }
+
+function reachClip(space: Space, config: ProviderConfig) {
+  const { apiKey, baseURL } = checkServer(space, serverOf(space, config));
+  // checkServer has refused a server without an address.
+  return { apiKey, baseURL: baseURL ?? "" };
+}
+
+const refuseToLoad: LoadPicture = async () => ({
+  reason: "picture: nothing here can load it",
+  next: "fail",
+});
 
 function unavailable(space: Space, what: string, hint: string): ReembedError {
   return new ReembedError("provider_unavailable", `${space.id}: ${what}`, hint);

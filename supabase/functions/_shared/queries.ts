@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { sha256 } from "./digest.ts";
-import type { Embedded, Embedder, Space } from "./embedder.ts";
+import type { Embedded, Embedder, Input, InputFailure, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { ProviderError } from "./provider-error.ts";
 import type { Rpc } from "./rpc.ts";
@@ -47,19 +47,21 @@ export function normalizeQuery(text: string): string {
 }
 
 /**
- * Embeds a query in a space, or finds its embedding. The space `hash` costs nothing and is computed here: it knows neither cache nor rate.
- * @throws QueryRefused when the caller is over the rate or the budget is spent; ReembedError of the provider, after what it charged was written down
+ * Embeds a query, a text or a picture, in a space, or finds its embedding. The space `hash` costs nothing and is computed here: it knows neither cache nor rate.
+ * @throws QueryRefused when the caller is over the rate or the budget is spent; ReembedError of the provider, after what it charged was written down;
+ * `invalid_image` where it does not take the picture
  */
-export async function embedQuery(ports: QueryPorts, space: Space, query: string): Promise<EmbeddedQuery> {
+export async function embedQuery(ports: QueryPorts, space: Space, query: Input): Promise<EmbeddedQuery> {
   const embedder = ports.embedderFor(space);
-  const text = normalizeQuery(query);
+  const input = typeof query === "string" ? normalizeQuery(query) : query;
   if (space.provider === "hash") {
-    const vector = asText(await embedder.embed([text], { purpose: "query" }), space);
+    const vector = asText(await embedder.embed([input], { purpose: "query" }), space);
     return { vector, recorded: Promise.resolve() };
   }
 
-  const tokens = estimateTokens(space.query_prefix + text);
-  const query_hash = await sha256(text);
+  const tokens =
+    typeof input === "string" ? estimateTokens(space.query_prefix + input) : (space.image_tokens ?? 1);
+  const query_hash = typeof input === "string" ? await sha256(input) : input.hash;
   const answer = begun.parse(
     await ports.service("reembed_begin_query", {
       space_id: space.id,
@@ -84,7 +86,7 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: string)
   let embedded: Embedded;
   let vector: string;
   try {
-    embedded = await embedder.embed([text], { purpose: "query" });
+    embedded = await embedder.embed([input], { purpose: "query" });
     vector = asText(embedded, space);
   } catch (error) {
     // Should this fail too, the reservation stands and counts as spent; the caller hears of the provider.
@@ -104,6 +106,9 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: string)
 
 /** What the ledger says of a request for queries that failed; what nobody foresaw may have been charged. */
 export function chargedFor(error: unknown, estimate: number) {
+  if (error instanceof QueryFailure) {
+    return { tokens: error.tokens, outcome: "input_failed", state: "settled" as const };
+  }
   if (!(error instanceof ProviderError))
     return { tokens: estimate, outcome: "unforeseen", state: "lost" as const };
   const { billed, fault } = error;
@@ -111,8 +116,25 @@ export function chargedFor(error: unknown, estimate: number) {
   return { tokens: billed === "no" ? null : billed, outcome: fault, state: "settled" as const };
 }
 
-function asText({ vectors: [vector], usage }: Embedded, space: Space): string {
-  if (vector === undefined) {
+/** The provider answered, and has no vector for the query. */
+class QueryFailure extends ReembedError {
+  /** That the answer was billed for. */
+  readonly tokens: number;
+
+  constructor({ reason, next }: InputFailure, space: Space, tokens: number) {
+    super(
+      next === "fail" ? "invalid_image" : "provider_unavailable",
+      `${space.id}: ${reason}`,
+      next === "fail" ? "Send another picture." : "Try again later.",
+    );
+    this.tokens = tokens;
+  }
+}
+
+function asText({ vectors: [vector], usage, failures }: Embedded, space: Space): string {
+  const failure = failures?.get(0);
+  if (failure !== undefined) throw new QueryFailure(failure, space, usage.tokens);
+  if (vector == null) {
     throw new ProviderError("bad_answer", `${space.id}: the provider returned no vector`, {
       billed: usage.tokens,
     });

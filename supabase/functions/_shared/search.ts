@@ -9,7 +9,8 @@ import { type EmbeddedQuery, embedQuery, normalizeQuery, type QueryPorts } from 
 import type { Rpc } from "./rpc.ts";
 import { checkInstead, type Switches, versionInstead } from "./switches.ts";
 
-const route = z.object({
+/** What embedding_route answers. */
+export const route = z.object({
   collection: z.string(),
   version: z.number(),
   active: z.boolean(),
@@ -20,6 +21,7 @@ const route = z.object({
   query_prefix: z.string(),
   document_prefix: z.string(),
   max_input_tokens: z.number(),
+  image_tokens: z.number().nullish(),
   function: z.string(),
   hybrid: z.string().optional(),
   filters: z.array(z.string()),
