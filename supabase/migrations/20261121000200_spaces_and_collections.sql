@@ -366,10 +366,18 @@ begin
   select u.k into unknown_column from unnest(add_collection.public_columns) u(k)
    where u.k in ('query_embedding', 'match_threshold', 'match_count', 'query_space', 'similarity', 'found_rows', '_distance')
       or u.k in (select 'filter_' || f from unnest(add_collection.filter_columns) f)
+      -- The body of a function numbers its parameters so.
+      or u.k ~ '^\$\d+$'
    limit 1;
   if found then
     raise exception using errcode = 'RE008',
       message = format('public_columns: %I is a name that the match RPC itself uses', unknown_column),
+      hint = 'Leave it out, or rename the column.';
+  end if;
+  select u.f into unknown_column from unnest(add_collection.filter_columns) u(f) where octet_length('filter_' || u.f) > 63 limit 1;
+  if found then
+    raise exception using errcode = 'RE008',
+      message = format('filter_columns: %I has more than 56 bytes, and an argument of the match RPC is called filter_<column>', unknown_column),
       hint = 'Leave it out, or rename the column.';
   end if;
   for unknown_column, filter_type in

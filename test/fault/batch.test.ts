@@ -223,7 +223,7 @@ describePostgres("the batch lane", () => {
     expect(await db.query("select from reembed.jobs where attempts > 0 or lease_token is not null")).toEqual(
       [],
     );
-    expect(await readLedger(client)).toEqual({ settled: 0, lost: 0, open: 0, stale: 0 });
+    expect(await readLedger(client)).toEqual({ settled: 0, lost: 0, open: 0, stale: 0, lost_inputs: 0 });
     expect(await run()).toMatchObject({ ended: "done" });
     await expectWhole();
   });

@@ -1,4 +1,4 @@
-/** An application at work on `course_content` while workers embed it: it edits, inserts and deletes, one statement after another. */
+/** An application at work on a table with `id`, `title` and `content` while workers embed it: it edits, inserts and deletes, one statement after another. */
 import type { Client } from "pg";
 import type { Random } from "./random.ts";
 
@@ -11,34 +11,39 @@ export interface EditingApp {
   stop(): Promise<void>;
 }
 
-/** Fills the table with rows whose texts all differ, but for a few that stand three times each, and starts to work on it. */
-export async function startEditingApp(client: Client, random: Random, rows: number): Promise<EditingApp> {
+/**
+ * Fills the table with rows whose texts all differ, but for a few that stand three times each, and starts to work on it.
+ * @param target the table, quoted, and what its texts are about: texts of another subject are other texts
+ */
+export async function startEditingApp(
+  client: Client,
+  random: Random,
+  rows: number,
+  { table = "public.course_content", subject = "the course" } = {},
+): Promise<EditingApp> {
   let texts = 0;
   await client.query(
-    `insert into public.course_content (title, content)
-     select format('Section %s', n), format('What the course says about topic %s, as first written.', n) from generate_series(1, $1::int) n
+    `insert into ${table} (title, content)
+     select format('Section %s', n), format('What %s says about topic %s, as first written.', $4::text, n) from generate_series(1, $1::int) n
      union all
      select title, $3 from unnest($2::text[]) title, generate_series(1, 3)`,
-    [rows, REPEATED, REPEATED_CONTENT],
+    [rows, REPEATED, `${REPEATED_CONTENT} Of ${subject}.`, subject],
   );
-  const one = `(select id from public.course_content where title like 'Section %' order by md5(id::text || $1) limit 1)`;
+  const one = `(select id from ${table} where title like 'Section %' order by md5(id::text || $1) limit 1)`;
   const statement = (): [sql: string, values: unknown[]] => {
     texts += 1;
-    const text = `What the course says after change ${texts}, in other words than before.`;
+    const text = `What ${subject} says after change ${texts}, in other words than before.`;
     switch (random.weighted({ edit: 6, insert: 3, delete: 1, copy: 0.5 })) {
       case "edit":
-        return [`update public.course_content set content = $2 where id = ${one}`, [texts, text]];
+        return [`update ${table} set content = $2 where id = ${one}`, [texts, text]];
       case "insert":
-        return [
-          "insert into public.course_content (title, content) values ('Section ' || $1::int, $2)",
-          [texts, text],
-        ];
+        return [`insert into ${table} (title, content) values ('Section ' || $1::int, $2)`, [texts, text]];
       case "delete":
-        return [`delete from public.course_content where id = ${one}`, [texts]];
+        return [`delete from ${table} where id = ${one}`, [texts]];
       case "copy":
         return [
-          "insert into public.course_content (title, content) values ($1, $2)",
-          [random.pick(REPEATED), REPEATED_CONTENT],
+          `insert into ${table} (title, content) values ($1, $2)`,
+          [random.pick(REPEATED), `${REPEATED_CONTENT} Of ${subject}.`],
         ];
     }
   };

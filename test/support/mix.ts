@@ -33,6 +33,9 @@ export interface MixOptions {
   readonly seed: number;
   readonly seconds: number;
   readonly placement: Placement;
+  /** How many connections write (7), and how many claim and complete (4). */
+  readonly apps?: number;
+  readonly workers?: number;
 }
 
 export interface MixReport {
@@ -45,7 +48,7 @@ export interface MixReport {
   readonly snapshots: number;
   /** Each breach of law 1 or 2 that a snapshot showed. Must be empty. */
   readonly breaches: unknown[];
-  /** Each deadlock in which a backend of ours took part, and each error that a worker met. Must be empty. */
+  /** Each deadlock in which anybody but the app's own connections took part, and each error that a worker met. Must be empty. */
   readonly faults: string[];
 }
 
@@ -58,12 +61,12 @@ export async function runMix(
   const mix = new Mix(collection, options);
   const openAll = (count: number) => Promise.all(Array.from({ length: count }, () => sessions.open()));
   const [apps, workers, [keeper, observer]] = await Promise.all([
-    openAll(APPS),
-    openAll(WORKERS),
+    openAll(options.apps ?? APPS),
+    openAll(options.workers ?? WORKERS),
     openAll(2),
   ]);
   if (keeper === undefined || observer === undefined) throw new Error("no connection");
-  mix.noteOurs([...workers, keeper]);
+  mix.noteApps(apps);
   await Promise.all([
     ...apps.map((session, n) => mix.app(session.client, new Random(options.seed + n))),
     ...workers.map((session, n) => mix.worker(session.client, new Random(options.seed + 100 + n))),
@@ -77,7 +80,7 @@ class Mix {
   readonly #collection: TestCollection;
   readonly #startedAt = Date.now();
   readonly #milliseconds: number;
-  readonly #ourPids = new Set<string>();
+  readonly #appPids = new Set<string>();
   readonly #breaches: unknown[] = [];
   readonly #faults: string[] = [];
   readonly #outcomes = { done: 0, stale: 0, lost_lease: 0, gone: 0, busy: 0, refused: 0, copied: 0 };
@@ -105,8 +108,8 @@ class Mix {
     };
   }
 
-  noteOurs(sessions: readonly Session[]): void {
-    for (const { pid } of sessions) this.#ourPids.add(String(pid));
+  noteApps(sessions: readonly Session[]): void {
+    for (const { pid } of sessions) this.#appPids.add(String(pid));
   }
 
   /** The share of the time that has passed; a breach ends the run, so that what led to it can still be seen. */
@@ -230,9 +233,8 @@ class Mix {
 
   #noteDeadlock(who: string, error: DatabaseError): void {
     const pids = (error.detail ?? "").match(/(?<=[Pp]rocess )\d+/g) ?? [];
-    if (pids.some((pid) => this.#ourPids.has(pid)))
-      this.#faults.push(`deadlock met by ${who}: ${error.detail}`);
-    else this.#appDeadlocks++;
+    if (pids.length > 0 && pids.every((pid) => this.#appPids.has(pid))) this.#appDeadlocks++;
+    else this.#faults.push(`deadlock met by ${who}: ${error.detail}`);
   }
 
   // The workers --------------------------------------------------------------------------------------------------------------------

@@ -10,16 +10,23 @@ export interface Ledger {
   readonly open: number;
   /** Inputs that were paid and not stored. */
   readonly stale: number;
+  /** Inputs of which nobody knows what became. */
+  readonly lost_inputs: number;
 }
 
-/** The documents of the ledger, in tokens where nothing else is said. */
-export async function readLedger(client: Client): Promise<Ledger> {
+/**
+ * The documents of the ledger, in tokens where nothing else is said.
+ * @param provider whose spaces alone are counted; without it all
+ */
+export async function readLedger(client: Client, provider?: string): Promise<Ledger> {
   const { rows } = await client.query<Ledger>(
     `select coalesce(sum(tokens) filter (where state = 'settled'), 0)::int as settled,
             coalesce(sum(tokens) filter (where state = 'lost'), 0)::int as lost,
             count(*) filter (where state = 'reserved')::int as open,
-            coalesce(sum(stale), 0)::int as stale
-       from reembed.usage where purpose = 'document'`,
+            coalesce(sum(stale), 0)::int as stale,
+            coalesce(sum(inputs) filter (where state <> 'settled'), 0)::int as lost_inputs
+       from reembed.usage where purpose = 'document' and ($1::text is null or space_id like $1 || '/%')`,
+    [provider],
   );
   const [ledger] = rows;
   if (ledger === undefined) throw new Error("the ledger answered nothing");
@@ -67,13 +74,21 @@ export function purchasesOf(log: readonly Readonly<RequestEntry>[]): Map<string,
   return purchases;
 }
 
-/** Rows of `course_content` whose vector of version 1 is not the one that text-embedding-3-small gives their text. */
-export async function wrongVectors(client: Client, dimensions: number): Promise<string[]> {
-  const model = MODELS.find(({ name }) => name === "text-embedding-3-small");
-  if (model === undefined) throw new Error("the fake has lost its model");
-  const { rows } = await client.query<{ id: string; text: string; vector: string | null }>(
-    "select c.id, reembed.course_content_input(c) as text, c.embedding::text as vector from public.course_content c",
-  );
+const COURSE_ROWS =
+  "select c.id, reembed.course_content_input(c) as text, c.embedding::text as vector from public.course_content c";
+
+/**
+ * Rows whose vector is not the one that the model gives their text.
+ * @param rows SQL that answers id, text and vector of each row; without it `course_content` in version 1
+ */
+export async function wrongVectors(
+  client: Client,
+  dimensions: number,
+  { model: name = "text-embedding-3-small", rows: sql = COURSE_ROWS } = {},
+): Promise<string[]> {
+  const model = MODELS.find((candidate) => candidate.name === name);
+  if (model === undefined) throw new Error(`the fake has no model ${name}`);
+  const { rows } = await client.query<{ id: string; text: string; vector: string | null }>(sql);
   const isWrong = ({ text, vector }: { text: string; vector: string | null }) => {
     if (vector === null) return text.trim() !== "";
     const stored: number[] = JSON.parse(vector);

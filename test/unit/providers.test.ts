@@ -414,6 +414,14 @@ describe("checkVectors", () => {
       ],
       "vector 2 of 2 is zero",
     ],
+    [
+      "squares that are each zero as float4",
+      [
+        [1, 0],
+        [1e-23, 2.4e-23],
+      ],
+      "vector 2 of 2 is zero",
+    ],
   ])("names what is wrong with %s and no number of it", async (_what, vectors, message) => {
     const error = await failure(Promise.resolve().then(() => checkVectors(space, ["a", "b"], vectors, 42)));
     expect(error.message).toBe(

@@ -216,6 +216,11 @@ describe("a fragment", () => {
     expect(main('<h2 id="x">A</h2>a<h2 id="x">B</h2>b').map(({ url }) => url)).toEqual([`${PAGE}#x`, PAGE]);
   });
 
+  test("of a wrapper that begins with the page's title is the page's, not that of the section after it", () => {
+    const wrapped = main('<section id="top"><h1>Page</h1><h2>First</h2>a</section>');
+    expect(wrapped.map(({ url }) => url)).toEqual([`${PAGE}#top`, PAGE]);
+  });
+
   test("may be the id of a wrapper that begins with the heading, but for a short label", () => {
     const box = (label: string) => `<p>intro</p><div id="box">${label}<h3>T</h3><p>x</p></div>`;
     expect(main(box(""))[1]?.url).toBe(`${PAGE}#box`);

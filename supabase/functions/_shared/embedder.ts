@@ -147,10 +147,9 @@ export function checkVectors(
     let squares = 0;
     for (const value of vector) {
       if (typeof value !== "number") throw refuse(`${which} holds something that is not a number`);
-      squares += Math.fround(value) ** 2;
+      squares = Math.fround(squares + Math.fround(Math.fround(value) ** 2));
     }
-    const norm = Math.fround(squares);
-    if (!Number.isFinite(norm)) throw refuse(`${which} holds a number that is not finite`);
-    if (norm === 0) throw refuse(`${which} is zero`);
+    if (!Number.isFinite(squares)) throw refuse(`${which} holds a number that is not finite`);
+    if (squares === 0) throw refuse(`${which} is zero`);
   }
 }

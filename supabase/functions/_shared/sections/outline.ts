@@ -86,7 +86,7 @@ export function readOutline(content: PageContent): Outline {
   const [first] = opening;
   const onlyH1 = first?.level === 1 && opening.filter(({ level }) => level === 1).length === 1;
   const pageHeading = onlyH1 && first !== undefined ? wholePage(tree, first) : null;
-  const sections = placeSections(tree, onlyH1 ? opening.slice(1) : opening);
+  const sections = placeSections(tree, onlyH1 ? opening.slice(1) : opening, pageHeading?.index ?? -1);
   return { tree, pageHeading, sections, labels, disclosures, dataTables };
 }
 
@@ -252,10 +252,14 @@ function wrappersOf(tree: ContentTree, heading: number, headingBefore: number): 
   return wrappers;
 }
 
-/** Gives each heading its flow and its box. */
+/**
+ * Gives each heading its flow and its box.
+ * @param title the heading that titles the page: what begins with it stands for no section; -1 where there is none
+ */
 function placeSections(
   tree: ContentTree,
   headings: readonly { index: number; level: number }[],
+  title: number,
 ): SectionHeading[] {
   const within = countWithin(tree, headings);
   const flows = headings.map(({ index }) => flowOf(tree, index));
@@ -267,7 +271,7 @@ function placeSections(
 
   return headings.map(({ index, level }, order) => {
     const flow = at(flows, order);
-    const wrappers = wrappersOf(tree, index, headings[order - 1]?.index ?? -1);
+    const wrappers = wrappersOf(tree, index, headings[order - 1]?.index ?? title);
     /** Whether the wrapper holds this section and what is below it, and no section beside it. */
     const holdsOnlyThis = (wrapper: number): boolean => {
       const { lowest, timesLowest, all } = within(wrapper);

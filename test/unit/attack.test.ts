@@ -1,0 +1,39 @@
+/** The attacks' table: their files are there, their time adds up, and a seed and a length become their settings. */
+import { existsSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { ATTACKS, countsIn, planAttacks } from "../attack/attacks.ts";
+
+const at = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
+
+describe("npm run attack", () => {
+  test.each(ATTACKS)(
+    "$name names tests that are there, and settings that they know",
+    ({ files, settings }) => {
+      for (const file of files) expect(existsSync(at(file))).toBe(true);
+      const known = readFileSync(at(".env.example"), "utf8");
+      for (const [name, value] of Object.entries(settings(30, 7))) {
+        expect(known).toContain(`# ${name}=`);
+        expect(Number.isInteger(value) && value > 0).toBe(true);
+      }
+      expect(Object.values(settings(30, 7))).toContain(7);
+    },
+  );
+
+  test("shares its time out: all of it, or all to one", () => {
+    const sum = planAttacks(10).reduce((total, { seconds }) => total + seconds, 0);
+    expect(sum).toBeCloseTo(600);
+    expect(planAttacks(10, "mix").map(({ attack, seconds }) => [attack.name, seconds])).toEqual([
+      ["mix", 600],
+    ]);
+  });
+
+  test("believes a run by its last line alone", () => {
+    expect(countsIn("3 passed, 0 failed, 0 skipped\n2 passed, 1 failed, 4 skipped\n")).toEqual({
+      passed: 2,
+      failed: 1,
+    });
+    expect(countsIn("1 passed, 0 failed, 0 skipped\nkilled\n")).toBeUndefined();
+    expect(countsIn("")).toBeUndefined();
+  });
+});
