@@ -27,7 +27,8 @@ function moody(most: number, moods: readonly (ProviderFault | null)[]) {
   const perhaps: string[] = [];
   const embedder: Embedder = {
     space: TEST_SPACE,
-    async embed(inputs) {
+    async embed(asked) {
+      const inputs = asked.map(String);
       expect(inputs.length).toBeGreaterThan(0);
       for (const input of inputs) expect(input.trim()).not.toBe("");
       expect(new Set(inputs).size).toBe(inputs.length);
