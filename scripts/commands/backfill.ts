@@ -68,7 +68,7 @@ export function addBackfill(program: Command): void {
   withDatabaseOptions(program.command("backfill").alias("migrate"))
     .description("Loads a version: enqueues its rows, embeds them, builds its index. Run again, it goes on.")
     .option(
-      "--collection <name>",
+      "--target, --collection <name>",
       "the collection; default: the only one, or the only one that has rows",
       collectionName,
     )
@@ -89,7 +89,11 @@ export function addBackfill(program: Command): void {
       wholeNumber(1, 3_600),
       60,
     )
-    .option("--limit <rows>", "stop after so many rows", wholeNumber(1, 1_000_000_000))
+    .option(
+      "--limit <rows>",
+      "stop after so many rows; 0, as without it: all",
+      (text) => wholeNumber(0, 1_000_000_000)(text) || undefined,
+    )
     .option(
       "--rate <rows>",
       "store at most so many rows a second; default: as fast as the database takes them, sparing searches",
@@ -102,6 +106,7 @@ The batch lane goes on at the provider when this command ends: the same command 
 
 Example:
   npm run -s reembed -- backfill --collection course_content --version 2
+  npm run -s reembed -- backfill --target lexicon --batch 64 --limit 50
   npm run -s reembed -- backfill --collection course_content --version 2 --lane batch`,
     )
     .action(backfill);

@@ -1,17 +1,27 @@
-/** `reembed search`: one query, answered by the active version or by the one that is named. */
+/** `reembed search`: one query, answered by the active version of a collection or of several, or by the version that is named. */
 import { type Command, Option } from "commander";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import {
   type FallbackReason,
   MODES,
   type Mode,
   type SearchAnswer,
+  type SearchPorts,
+  type SearchRow,
   search,
 } from "../../supabase/functions/_shared/search.ts";
+import {
+  type CollectionAnswer,
+  MOST_COLLECTIONS,
+  type SeveralAnswer,
+  searchSeveral,
+} from "../../supabase/functions/_shared/search-several.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
 import { withDatabase } from "../lib/database.ts";
 import {
   collectionName,
   type DatabaseOptions,
+  several,
   textUpTo,
   versionNumber,
   wholeNumber,
@@ -31,7 +41,7 @@ const WHY_LEXICAL: Readonly<Record<FallbackReason, string>> = {
 };
 
 interface Options extends DatabaseOptions {
-  readonly collection?: string;
+  readonly collection?: readonly string[];
   readonly version?: number;
   readonly count: number;
   readonly mode: Mode;
@@ -39,68 +49,123 @@ interface Options extends DatabaseOptions {
 
 export function addSearch(program: Command): void {
   withDatabaseOptions(program.command("search"))
-    .description("Searches a collection by text and prints the nearest rows, best first.")
+    .description("Searches collections by text and prints the nearest rows, best first.")
     .argument("<text>", "what to look for", textUpTo(LONGEST_QUERY))
     .option(
       "--collection <name>",
-      "the collection; default: the only one, or the only one that has rows",
-      collectionName,
+      "the collection; given several times all of them, fused; default: the only one, or the only one that has rows",
+      several(collectionName),
     )
     .option("--version <number>", "the version; default: the active one", versionNumber)
     .option("--count <rows>", "rows at most, 1 to 1000", wholeNumber(1, 1_000), 5)
     .addOption(
-      new Option("--mode <mode>", "by meaning, by meaning and words, or by words alone")
+      new Option(
+        "--mode <mode>",
+        "by meaning; by meaning, words and spelling; or by words and spelling alone",
+      )
         .choices(MODES)
         .default("semantic"),
     )
     .addHelpText(
       "after",
-      '\nExample:\n  npm run -s reembed -- search "how do I undo a commit" --collection course_content --count 3',
+      `
+Example:
+  npm run -s reembed -- search "how do I undo a commit" --collection course_content --count 3
+  npm run -s reembed -- search "perro" --collection lexicon --collection phrases --mode hybrid`,
     )
     .action(async (query: string, options: Options) => {
       const out = createOutput(options.json);
+      const { collection: named = [], version, mode, count } = options;
+      checkCollections(named, version);
       await withDatabase(options, async (db) => {
-        const answer = await search(
-          {
-            caller: db.rpc,
-            service: db.rpc,
-            embedderFor: embeddersFrom(process.env),
-            callerHash: null,
-            switches: readSwitches(process.env),
-          },
-          {
-            collection: await chooseCollection(db, options.collection),
-            query,
-            mode: options.mode,
-            version: options.version,
-            match_count: options.count,
-          },
-        );
-        print(answer, out);
+        const ports: SearchPorts = {
+          caller: db.rpc,
+          service: db.rpc,
+          embedderFor: embeddersFrom(process.env),
+          callerHash: null,
+          switches: readSwitches(process.env),
+        };
+        const asked = { query, mode, match_count: count };
+        if (named.length > 1) {
+          printSeveral(await searchSeveral(ports, { ...asked, collections: named }), out);
+        } else {
+          const collection = await chooseCollection(db, named[0]);
+          printOne(await search(ports, { ...asked, collection, version }), out);
+        }
       });
     });
 }
 
-function print(answer: SearchAnswer, out: Output): void {
-  const { collection, version, space, results, coverage, reason } = answer;
-  const lexical = space.startsWith("hash/");
+/** @throws ReembedError `invalid_request` */
+function checkCollections(named: readonly string[], version: number | undefined): void {
+  if (named.length > MOST_COLLECTIONS) {
+    throw new ReembedError(
+      "invalid_request",
+      `--collection is given ${named.length} times: at most ${MOST_COLLECTIONS}`,
+      "Search fewer at once.",
+    );
+  }
+  if (named.length > 1 && version !== undefined) {
+    throw new ReembedError(
+      "invalid_request",
+      "--version: a version is one collection's",
+      "Leave it out: each collection answers through its active version.",
+    );
+  }
+}
+
+function printOne(answer: SearchAnswer, out: Output): void {
+  sayWhoAnswered(answer, out);
+  sayRows(answer.results, out);
+  out.result({ ...answer, lexical: isLexical(answer) });
+}
+
+function printSeveral({ collections, results }: SeveralAnswer, out: Output): void {
+  for (const answer of collections) sayWhoAnswered(answer, out);
+  sayRows(results, out);
+  out.result({ collections, results });
+}
+
+const isLexical = ({ space }: { readonly space: string }) => space.startsWith("hash/");
+
+function sayWhoAnswered(answer: CollectionAnswer, out: Output): void {
+  if ("error" in answer) {
+    out.say(`${answer.collection} could not answer: ${answer.error.message}`);
+    return;
+  }
+  const { collection, version, space, coverage, reason } = answer;
   out.say(`${collection} v${version}, ${space}`);
-  if (lexical)
+  if (isLexical(answer))
     out.say("This space is lexical, not semantic: it finds shared words and pieces of words, no synonyms.");
   if (reason !== undefined) out.say(`Found by words, not by meaning: ${WHY_LEXICAL[reason]}.`);
   if (coverage !== undefined)
     out.say(`This version is still loading: it has ${percent(coverage)} of the rows.`);
-  if (results.length === 0) out.say("No row was found.");
-  else {
-    const rows = results.map((row, index) => [
-      String(index + 1),
-      row.similarity?.toFixed(4) ?? "",
-      shorten(row.title ?? row.id),
-      String(row.url ?? ""),
-    ]);
-    for (const line of table(["#", "similarity", "title", "url"], rows)) out.say(line);
+}
+
+function sayRows(results: readonly SearchRow[], out: Output): void {
+  if (results.length === 0) {
+    out.say("No row was found.");
+    return;
   }
-  out.result({ ...answer, lexical });
+  const cited = results.some(({ url }) => url != null);
+  const fused = results.some(({ collection }) => collection !== undefined);
+  const headings = ["#", "similarity", ...(fused ? ["collection"] : []), "title", ...(cited ? ["url"] : [])];
+  const rows = results.map((row, index) => [
+    String(index + 1),
+    row.similarity?.toFixed(4) ?? "",
+    ...(fused ? [String(row.collection)] : []),
+    shorten(titleOf(row)),
+    ...(cited ? [String(row.url ?? "")] : []),
+  ]);
+  for (const line of table(headings, rows)) out.say(line);
+}
+
+/** What a row is called: its title, else its texts, else its id. */
+function titleOf(row: SearchRow): unknown {
+  if (row.title != null) return row.title;
+  const { collection: _, id, ...values } = row;
+  const texts = Object.values(values).filter((value) => typeof value === "string" && value.trim() !== "");
+  return texts.length > 0 ? texts.join(" · ") : id;
 }
 
 /** One line of a stored text, without what would move the terminal's cursor. */

@@ -61,7 +61,8 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
     const names = Object.keys(args);
     const list = names.map((argument, index) => `${escapeIdentifier(argument)} => $${index + 1}`).join(", ");
     const rows = await query<{ value: unknown }>(
-      `select to_jsonb(f) as value from public.${escapeIdentifier(name)}(${list}) f`,
+      // Not to_jsonb, which sorts a row's columns by their names' lengths.
+      `select to_json(f) as value from public.${escapeIdentifier(name)}(${list}) f`,
       names.map((argument) => (json.has(argument) ? JSON.stringify(args[argument]) : args[argument])),
     );
     return /^(match|hybrid)_/.test(name) ? rows.map(({ value }) => value) : rows[0]?.value;

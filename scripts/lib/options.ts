@@ -55,5 +55,16 @@ export function textUpTo(longest: number): (text: string) => string {
 /** Collections' names are short identifiers; a longer text is no name of one. */
 export const collectionName = textUpTo(63);
 
+/** Collects an option that may be given several times; each value once. */
+export function several<T>(
+  parse: (text: string) => T,
+): (text: string, before: readonly T[] | undefined) => T[] {
+  return (text, before = []) => {
+    const value = parse(text);
+    if (before.includes(value)) throw new InvalidArgumentError("It is given twice.");
+    return [...before, value];
+  };
+}
+
 /** A version's number. */
 export const versionNumber = wholeNumber(1, 1_000_000);

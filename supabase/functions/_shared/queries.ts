@@ -40,6 +40,10 @@ const begun = z.union([
   z.object({ ticket: z.number() }),
   z.object({ refused: z.enum(["rate", "budget"]), retry_seconds: z.number() }),
 ]);
+type Begun = z.output<typeof begun>;
+
+/** Lets a query begin, counted against the rate of whoever this hash stands for; null: of nobody. */
+type Begin = (callerHash: string | null) => Promise<Begun>;
 
 /** The query as it is embedded and hashed: in Unicode NFC, without white space at its ends. */
 export function normalizeQuery(text: string): string {
@@ -51,7 +55,12 @@ export function normalizeQuery(text: string): string {
  * @throws QueryRefused when the caller is over the rate or the budget is spent; ReembedError of the provider, after what it charged was written down;
  * `invalid_image` where it does not take the picture
  */
-export async function embedQuery(ports: QueryPorts, space: Space, query: Input): Promise<EmbeddedQuery> {
+export async function embedQuery(
+  ports: QueryPorts,
+  space: Space,
+  query: Input,
+  passRate: (begin: Begin) => Promise<Begun> = (begin) => begin(ports.callerHash),
+): Promise<EmbeddedQuery> {
   const embedder = ports.embedderFor(space);
   const input = typeof query === "string" ? normalizeQuery(query) : query;
   if (space.provider === "hash") {
@@ -62,13 +71,10 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: Input):
   const tokens =
     typeof input === "string" ? estimateTokens(space.query_prefix + input) : (space.image_tokens ?? 1);
   const query_hash = typeof input === "string" ? await sha256(input) : input.hash;
-  const answer = begun.parse(
-    await ports.service("reembed_begin_query", {
-      space_id: space.id,
-      query_hash,
-      tokens,
-      caller_hash: ports.callerHash,
-    }),
+  const answer = await passRate(async (caller_hash) =>
+    begun.parse(
+      await ports.service("reembed_begin_query", { space_id: space.id, query_hash, tokens, caller_hash }),
+    ),
   );
   if ("embedding" in answer) return { vector: answer.embedding, recorded: Promise.resolve() };
   if ("refused" in answer) throw refusalOf(answer);
@@ -101,6 +107,28 @@ export async function embedQuery(ports: QueryPorts, space: Space, query: Input):
       state: "settled",
       embedding: vector,
     }),
+  };
+}
+
+/**
+ * Embeds the query of one search that asks in several spaces: once in each, however many collections share it, and counted once against the caller's rate.
+ * @returns as `embedQuery`; of one search, so always for the same query
+ */
+export function embedOnceASpace(ports: QueryPorts): (space: Space, query: string) => Promise<EmbeddedQuery> {
+  let first: Promise<Begun> | undefined;
+  const passRate = async (begin: Begin) => {
+    if (first === undefined) {
+      first = begin(ports.callerHash);
+      return first;
+    }
+    const admitted = await first;
+    return "refused" in admitted && admitted.refused === "rate" ? admitted : begin(null);
+  };
+  const known = new Map<string, Promise<EmbeddedQuery>>();
+  return (space, query) => {
+    const embedded = known.get(space.id) ?? embedQuery(ports, space, query, passRate);
+    known.set(space.id, embedded);
+    return embedded;
   };
 }
 

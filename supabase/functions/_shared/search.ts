@@ -86,6 +86,8 @@ export interface SearchPorts extends QueryPorts {
   readonly switches?: SearchSwitches | undefined;
   /** The caller's place, 0 to 99, in the share of a canary; none: the active version answers. */
   readonly callerBucket?: number | undefined;
+  /** Embeds the query; none: `embedQuery`. */
+  readonly embed?: ((space: Space, query: string) => Promise<EmbeddedQuery>) | undefined;
   /** Is handed what goes on after the answer, and never rejects. */
   readonly keepAlive?: ((work: Promise<void>) => void) | undefined;
 }
@@ -107,15 +109,36 @@ export async function search(ports: SearchPorts, request: SearchRequest): Promis
 }
 
 async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
+  return answerRouted(ports, await routeSearch(ports, request));
+}
+
+/** A search that is known to fit the version that answers it. */
+export interface RoutedSearch {
+  readonly to: Route;
+  readonly request: SearchRequest & { readonly mode: Mode };
+  readonly filters: Readonly<Record<string, string>>;
+}
+
+/**
+ * The first half of a search: which version answers, and whether it can answer this. Nothing is paid yet.
+ * @throws ReembedError as `search`
+ */
+export async function routeSearch(ports: SearchPorts, request: SearchRequest): Promise<RoutedSearch> {
   const to = await routeOf(ports, request);
   const mode = request.mode ?? "semantic";
-  // Refused before a token is paid.
   checkMode(to, mode, request);
-  const filters = filterArguments(to, request.filters ?? {});
+  return { to, request: { ...request, mode }, filters: filterArguments(to, request.filters ?? {}) };
+}
+
+/** The second half: embeds the query where its mode wants that, and asks the version. */
+export function answerRouted(
+  ports: SearchPorts,
+  { to, request, filters }: RoutedSearch,
+): Promise<SearchAnswer> {
   const rpc: Measured = { milliseconds: null };
-  const answered = answerFrom(ports, to, { ...request, mode }, filters, rpc);
+  const answered = answerFrom(ports, to, request, filters, rpc);
   // Words alone say nothing of a version's vectors.
-  if (to.count_searches && mode !== "lexical") {
+  if (to.count_searches && request.mode !== "lexical") {
     const counted = countSearch(ports, to, answered, rpc);
     ports.keepAlive?.(counted);
   }
@@ -159,7 +182,7 @@ async function answerFrom(
   ports: SearchPorts,
   to: Route,
   request: SearchRequest & { readonly mode: Mode },
-  filters: Record<string, string>,
+  filters: Readonly<Record<string, string>>,
   rpc: Measured,
 ): Promise<SearchAnswer> {
   const { mode } = request;
@@ -260,7 +283,7 @@ const NOT_EMBEDDED: Attempt = {};
 async function embedOrFallBack(ports: SearchPorts, to: Route, query: string): Promise<Attempt> {
   const space: Space = { ...to, id: to.space };
   try {
-    return { embedded: await embedQuery(ports, space, query) };
+    return { embedded: await (ports.embed?.(space, query) ?? embedQuery(ports, space, query)) };
   } catch (error) {
     const fallback = error instanceof ReembedError ? FALLBACK_REASONS[error.code] : undefined;
     if (fallback === undefined || to.hybrid === undefined) throw error;
@@ -305,7 +328,8 @@ function filterArguments(to: Route, filters: Readonly<Record<string, string>>): 
   );
 }
 
-function withCitation(row: z.infer<typeof foundRow>, index: number): SearchRow {
+/** The row with its citation under the number of its place, where it can be cited. */
+export function withCitation(row: SearchRow, index: number): SearchRow {
   const { title, url } = row;
   return typeof title === "string" && typeof url === "string"
     ? { ...row, citation: { number: index + 1, title, url } }

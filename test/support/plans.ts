@@ -1,0 +1,52 @@
+/** Which plans ran inside a function, as auto_explain tells them. */
+import type { Client } from "pg";
+import { expect } from "vitest";
+import { connect } from "./postgres.ts";
+
+interface Plan {
+  readonly "Node Type": string;
+  readonly "Index Name"?: string;
+  readonly "Actual Loops"?: number;
+  readonly Plans?: readonly Plan[];
+}
+
+/** The node types that ran, from the root down, with the index where there is one. */
+function nodesOf(plan: Plan): string[] {
+  if (plan["Actual Loops"] === 0) return [];
+  const index = plan["Index Name"];
+  const name = index === undefined ? plan["Node Type"] : `${plan["Node Type"]} using ${index}`;
+  return [name, ...(plan.Plans ?? []).flatMap(nodesOf)];
+}
+
+/** A superuser's session in which auto_explain reports what ran, nested statements too. */
+export async function watchingClient(url: string): Promise<Client> {
+  const client = await connect(url);
+  await client.query(`
+    load 'auto_explain';
+    set auto_explain.log_min_duration = 0;
+    set auto_explain.log_analyze = on;
+    set auto_explain.log_nested_statements = on;
+    set auto_explain.log_format = json;
+    set auto_explain.log_level = notice;`);
+  return client;
+}
+
+/** What ran inside a hybrid RPC's own search. `client` is a watching one. */
+export async function nodesDuring(
+  client: Client,
+  sql: string,
+  parameters: readonly unknown[],
+): Promise<string[]> {
+  const nodes: string[][] = [];
+  const listen = (notice: { message?: string | undefined }) => {
+    const json = /plan:\s*(\{[\s\S]*)$/.exec(notice.message ?? "")?.[1];
+    if (json === undefined) return;
+    const parsed: { "Query Text": string; Plan: Plan } = JSON.parse(json);
+    if (parsed["Query Text"].includes("by_meaning")) nodes.push(nodesOf(parsed.Plan));
+  };
+  client.on("notice", listen);
+  await client.query(sql, [...parameters]);
+  client.off("notice", listen);
+  expect(nodes).toHaveLength(1);
+  return nodes[0] ?? [];
+}
