@@ -137,7 +137,7 @@ async function load(db: Database, options: Options, out: Output, signal: AbortSi
   const version = await chooseVersion(db, await chooseCollection(db, options.collection), options.version);
   const target: MoveTarget = { collection: version.collection, version: version.version };
   const since = await timeOf(db);
-  const embedderFor = embeddersFrom(process.env);
+  const embedderFor = embeddersFrom(process.env, db.rpc);
   const batches = options.lane === "batch" ? batchesFrom(process.env)(version.space) : undefined;
   // Without its provider a version that is not maintained yet is better left alone.
   if (!version.maintained) await probe(db, target, embedderFor(version.space), signal);

@@ -70,7 +70,7 @@ async function dev(options: Options): Promise<void> {
 async function takeHashSpaces(url: string): Promise<readonly OfflineSpace[]> {
   const db = await openDatabase(url);
   try {
-    return await useHashSpaces(db, await providersOutOfReach(db, embeddersFrom(process.env)));
+    return await useHashSpaces(db, await providersOutOfReach(db, embeddersFrom(process.env, db.rpc)));
   } finally {
     await db.close();
   }

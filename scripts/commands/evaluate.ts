@@ -139,7 +139,7 @@ async function evaluateIn(
     seed: options.seed,
   });
   const progress = startProgress("queries");
-  const evaluation = await evaluate(db, embeddersFrom(process.env), {
+  const evaluation = await evaluate(db, embeddersFrom(process.env, db.rpc), {
     collection,
     baseline: versions.baseline.version,
     candidate: versions.candidate.version,

@@ -81,7 +81,7 @@ Example:
         const ports: SearchPorts = {
           caller: db.rpc,
           service: db.rpc,
-          embedderFor: embeddersFrom(process.env),
+          embedderFor: embeddersFrom(process.env, db.rpc),
           callerHash: null,
           switches: readSwitches(process.env),
         };

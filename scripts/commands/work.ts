@@ -65,7 +65,7 @@ async function rounds(
   out: Output,
   signal: AbortSignal,
 ): Promise<void> {
-  const embedderFor = embeddersFrom(process.env);
+  const embedderFor = embeddersFrom(process.env, db.rpc);
   const byEnvironment = workingBy(readSwitches(process.env));
   const pace = paceOn(db, signal, rate);
   const say = createLog(out);

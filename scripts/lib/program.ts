@@ -4,6 +4,7 @@ import { addAdd } from "../commands/add.ts";
 import { addAdopt } from "../commands/adopt.ts";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCanary } from "../commands/canary.ts";
+import { addCoverage } from "../commands/coverage.ts";
 import { addCutover } from "../commands/cutover.ts";
 import { addDev } from "../commands/dev.ts";
 import { addDoctor } from "../commands/doctor.ts";
@@ -12,6 +13,7 @@ import { addEvaluate } from "../commands/evaluate.ts";
 import { addFinalize } from "../commands/finalize.ts";
 import { addIndex } from "../commands/index.ts";
 import { addIngest } from "../commands/ingest.ts";
+import { addIngestProducts } from "../commands/ingest-products.ts";
 import { addInit } from "../commands/init.ts";
 import { addPause, addResume } from "../commands/pause.ts";
 import { addReconcile } from "../commands/reconcile.ts";
@@ -29,7 +31,9 @@ const COMMANDS = [
   addAdd,
   addAdopt,
   addIngest,
+  addIngestProducts,
   addStatus,
+  addCoverage,
   addEstimate,
   addBackfill,
   addWork,

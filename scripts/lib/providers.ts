@@ -9,6 +9,7 @@ import {
   picturesFrom,
   serverConfig,
 } from "../../supabase/functions/_shared/providers.ts";
+import type { Rpc } from "../../supabase/functions/_shared/rpc.ts";
 import { serversIn } from "../../supabase/functions/_shared/servers.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
 
@@ -17,10 +18,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /**
  * Makes embedders from the environment. They throw ReembedError `provider_unavailable` where a space's provider is not configured, and
  * `environment_conflict` where OPENAI_EMBEDDING_MODEL names another model.
+ * @param service the database, for providers that keep something there
  * @throws ReembedError `invalid_request` when a switch of the environment is malformed
  */
-export function embeddersFrom(env: Environment): (space: Space) => Embedder {
-  const config = configFrom(env);
+export function embeddersFrom(env: Environment, service?: Rpc): (space: Space) => Embedder {
+  const config = { ...configFrom(env), service };
   return (space) => createEmbedder(space, config);
 }
 

@@ -191,11 +191,17 @@ begin
   perform reembed.set_backfill_rank('product_images', 'reembed.product_image_rank');
   v1 := reembed.add_version('product_images', 'clip/clip-ViT-B-32@512', 'image_embedding', 'reembed.product_image_input',
     vector_table => 'public.image_embeddings', vector_key => array['image_id']);
+  -- What is embedded here is the description; an image is taken for as many tokens as one has.
+  perform reembed.add_space('described', 'gpt-4.1-mini+text-embedding-3-small', 1536, 0.02, 0.25, image_tokens => 120);
+  perform reembed.add_version('product_images', 'described/gpt-4.1-mini+text-embedding-3-small@1536', 'embedding_1536', 'reembed.product_image_input',
+    vector_table => 'public.image_embeddings_1536', vector_key => array['image_id']);
 
   if row_total <= small then
-    if not reembed.has_index(reembed.version_numbered('product_images', 1)) then
-      execute reembed.index_sql('product_images', 1, build_concurrently => false);
-    end if;
+    for version in 1..2 loop
+      if not reembed.has_index(reembed.version_numbered('product_images', version)) then
+        execute reembed.index_sql('product_images', version, build_concurrently => false);
+      end if;
+    end loop;
     for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
                        join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
                       where i.indrelid = 'public.image_embeddings'::regclass and m.amname = 'ivfflat' loop

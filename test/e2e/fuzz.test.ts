@@ -3,8 +3,10 @@ import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Stack, startStack } from "../../scripts/stack/index.ts";
+import { type FakeClip, startFakeClip } from "../support/fake-clip.ts";
 import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { describeFuzz, type FuzzRoute, fuzzRequest, sendFuzz } from "../support/fuzz.ts";
+import { BOUNDARY, describeFuzz, type FuzzRoute, formOf, fuzzRequest, sendFuzz } from "../support/fuzz.ts";
+import { png } from "../support/pictures.ts";
 import { connect } from "../support/postgres.ts";
 
 /** A line for each route: a request that it takes. */
@@ -26,6 +28,12 @@ const ROUTES: readonly FuzzRoute[] = [
     body: { url: "https://example.org/fuzz.html", html: "<main><h2 id='a'>A</h2><p>Text.</p></main>" },
   },
   { path: "backfill", key: "backfillKey", body: {} },
+  {
+    path: "search-by-image",
+    key: "publishableKey",
+    body: { match_count: 3, match_threshold: -1, version: 1 },
+    file: { field: "image", bytes: png(1) },
+  },
 ];
 
 const REQUESTS = Number(process.env.REEMBED_FUZZ_REQUESTS ?? 2_000);
@@ -35,14 +43,17 @@ const AT_ONCE = 8;
 const WITHIN_MS = 30_000;
 
 let openai: FakeOpenAI;
+let clip: FakeClip;
 let stack: Stack;
 
 beforeAll(async () => {
   openai = await startFakeOpenAI();
+  clip = await startFakeClip();
   stack = await startStack({
     port: 0,
     database: "memory",
     openai: { apiKey: openai.apiKey, baseUrl: openai.url },
+    servers: { clip: { baseURL: clip.url } },
     tickMs: 3_600_000,
     onLog: () => {},
   });
@@ -60,6 +71,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await stack?.stop();
   await openai?.close();
+  await clip?.close();
 });
 
 test("the table has every function", () => {
@@ -72,8 +84,9 @@ test("the table has every function", () => {
 });
 
 test.each(ROUTES)("$path takes the request that its line has", async (route) => {
-  const body = JSON.stringify(route.body ?? {});
-  const headers = { apikey: stack[route.key], "content-type": "application/json" };
+  const body = route.file === undefined ? JSON.stringify(route.body ?? {}) : formOf(route);
+  const type = route.file === undefined ? "application/json" : `multipart/form-data; boundary=${BOUNDARY}`;
+  const headers = { apikey: stack[route.key], "content-type": type };
   expect(await sendFuzz(stack, { route, method: route.method ?? "POST", headers, body }, WITHIN_MS)).toBe(
     "ok",
   );

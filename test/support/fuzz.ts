@@ -10,8 +10,10 @@ export interface FuzzRoute {
   readonly key: "publishableKey" | "secretKey" | "backfillKey";
   /** POST unless it says otherwise. */
   readonly method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  /** None for a route that takes no body. */
+  /** None for a route that takes no body. With `file` these are the other fields of a form. */
   readonly body?: Readonly<Record<string, unknown>>;
+  /** The file of a route that takes multipart/form-data, and its field. */
+  readonly file?: { readonly field: string; readonly bytes: Uint8Array };
 }
 
 export interface FuzzRequest {
@@ -40,7 +42,8 @@ export function fuzzRequest(
   const route = random.pick(routes);
   const headers: Record<string, string> = {
     apikey: target[route.key],
-    "content-type": "application/json",
+    "content-type":
+      route.file === undefined ? "application/json" : `multipart/form-data; boundary=${BOUNDARY}`,
   };
   // Most requests get past the door: behind it is what has to be looked at.
   if (random.chance(0.05)) delete headers.apikey;
@@ -52,7 +55,71 @@ export function fuzzRequest(
   const method = random.chance(0.03)
     ? random.pick(["GET", "PUT", "PATCH", "DELETE"])
     : (route.method ?? "POST");
-  return { route, method, headers, body: method === "GET" ? undefined : bodyFor(route, random) };
+  const body = route.file === undefined ? bodyFor(route, random) : formFor(route, route.file, random);
+  return { route, method, headers, body: method === "GET" ? undefined : body };
+}
+
+/** Of the forms. */
+export const BOUNDARY = "----fuzz";
+
+/** The body of a form: fields as texts, and the file. */
+export function formOf({ body = {}, file }: FuzzRoute): Uint8Array<ArrayBuffer> {
+  const fields = Object.entries(body).map(([name, value]) => formPart(name, Buffer.from(String(value))));
+  const files = file === undefined ? [] : [formPart(file.field, file.bytes, "photo")];
+  return new Uint8Array(Buffer.concat([...fields, ...files, Buffer.from(`--${BOUNDARY}--\r\n`)]));
+}
+
+function formPart(name: string, content: Uint8Array, filename?: string): Buffer {
+  const of = filename === undefined ? "" : `; filename="${filename}"`;
+  const head = `--${BOUNDARY}\r\ncontent-disposition: form-data; name="${name}"${of}\r\n\r\n`;
+  return Buffer.concat([Buffer.from(head), content, Buffer.from("\r\n")]);
+}
+
+function formFor(
+  route: FuzzRoute,
+  file: NonNullable<FuzzRoute["file"]>,
+  random: Random,
+): FuzzRequest["body"] {
+  const kind = random.weighted({ file: 8, fields: 5, asItIs: 2, broken: 3, twice: 1, missing: 1, other: 2 });
+  switch (kind) {
+    case "file":
+      return formOf({ ...route, file: { ...file, bytes: damaged(file.bytes, random) } });
+    case "fields":
+      return formOf({ ...route, body: mutate({ ...route.body }, random) as Record<string, unknown> });
+    case "asItIs":
+      return formOf(route);
+    case "broken":
+      return damaged(formOf(route), random);
+    case "twice":
+      return new Uint8Array(Buffer.concat([formPart(file.field, file.bytes, "one"), formOf(route)]));
+    case "missing": {
+      const { file: _file, ...fields } = route;
+      return formOf({ ...fields, body: { ...fields.body, [file.field]: random.pick(STRINGS) } });
+    }
+    case "other":
+      return bodyFor(route, random);
+  }
+}
+
+/** Cut, overwritten in places, or other bytes altogether, which may begin as the right ones do. */
+function damaged(bytes: Uint8Array, random: Random): Uint8Array<ArrayBuffer> {
+  const changed = new Uint8Array(bytes);
+  switch (random.weighted({ cut: 3, overwrite: 5, head: 3, random: 2, empty: 1 })) {
+    case "cut":
+      return changed.slice(0, random.between(0, changed.length));
+    case "overwrite":
+      for (let change = random.between(1, 20); change > 0; change -= 1)
+        changed[random.between(0, Math.max(0, Math.min(changed.length, 64) - 1))] = random.between(0, 255);
+      return changed;
+    case "head": {
+      const noise = Uint8Array.from({ length: random.between(0, 200) }, () => random.between(0, 255));
+      return new Uint8Array(Buffer.concat([changed.slice(0, random.between(2, 30)), noise]));
+    }
+    case "random":
+      return Uint8Array.from({ length: random.between(0, 2_000) }, () => random.between(0, 255));
+    case "empty":
+      return new Uint8Array(0);
+  }
 }
 
 const HEADERS = [

@@ -63,7 +63,7 @@ export interface ExamineOptions extends Pick<Patient, "full" | "provider" | "pro
 export async function examine(db: Database, options: ExamineOptions): Promise<Report> {
   const { rules = RULES, ...rest } = options;
   // A malformed switch is a finding of the rule environment; the other rules go on without the switches.
-  const embedderFor = embeddersOrRefusals(options.env);
+  const embedderFor = embeddersOrRefusals(options.env, db);
   await db.query("set search_path = pg_catalog, pg_temp");
   // What reads every row takes as long as it takes.
   if (options.full) await withoutStatementTimeout(db);
@@ -101,9 +101,9 @@ async function verdictOf(rule: Rule, patient: Patient): Promise<Verdict> {
   }
 }
 
-function embeddersOrRefusals(env: Patient["env"]): Patient["embedderFor"] {
+function embeddersOrRefusals(env: Patient["env"], db: Database): Patient["embedderFor"] {
   try {
-    return embeddersFrom(env);
+    return embeddersFrom(env, db.rpc);
   } catch (error) {
     return () => {
       throw error;

@@ -538,6 +538,23 @@ export type Database = {
           similarity: number;
         }[];
       };
+      match_product_images_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_product_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          product_id: number;
+          column_number: number;
+          image_url: string;
+          image_filename: string;
+          similarity: number;
+        }[];
+      };
       match_products: {
         Args: {
           query_embedding: number[] | string;
@@ -569,6 +586,10 @@ export type Database = {
           caller_hash?: string;
           lease_seconds?: number;
         };
+        Returns: Json;
+      };
+      reembed_begin_description: {
+        Args: { describer: string; image_hash: string; lease_seconds?: number };
         Returns: Json;
       };
       reembed_begin_query: {
@@ -644,6 +665,7 @@ export type Database = {
         };
         Returns: undefined;
       };
+      reembed_end_description: { Args: { ticket: string; description?: string }; Returns: undefined };
       reembed_end_query: {
         Args: {
           ticket: number;

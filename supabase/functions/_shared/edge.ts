@@ -56,8 +56,9 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
   const secretKey = env.SUPABASE_SECRET_KEYS.default ?? Object.values(env.SUPABASE_SECRET_KEYS)[0];
   if (secretKey === undefined) throw new Error("SUPABASE_SECRET_KEYS holds no key");
 
+  const service = connect(secretKey);
   return {
-    service: connect(secretKey),
+    service,
     async caller(request) {
       const apikey = await requireKey(request, ["publishable:*", "secret:*"]);
       const { token } = extractCredentials(request);
@@ -91,6 +92,7 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
         ...serverConfig(env, env.servers, env),
         supabaseAi: ai,
         ...picturesFrom(env, nodeConnection),
+        service,
       }),
   };
 }

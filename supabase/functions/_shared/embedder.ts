@@ -31,6 +31,8 @@ export type Input = string | Picture;
 
 export interface EmbedOptions {
   readonly purpose: "query" | "document";
+  /** Of documents, whose they are: whose budget pays for what a provider buys besides. */
+  readonly collection?: string | undefined;
   readonly signal?: AbortSignal;
 }
 

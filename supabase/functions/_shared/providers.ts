@@ -4,11 +4,13 @@ import type { Embedder, Space } from "./embedder.ts";
 import { ReembedError } from "./errors.ts";
 import { createPictureLoader, type LoadPicture } from "./picture-loader.ts";
 import { createClipEmbedder } from "./providers/clip.ts";
+import { createDescribedEmbedder, modelsOf } from "./providers/described.ts";
 import { createHashEmbedder, HASH_MODEL } from "./providers/hash.ts";
 import { createOpenAIEmbedder } from "./providers/openai.ts";
 import { type BatchProvider, createOpenAIBatches } from "./providers/openai-batches.ts";
 import { createOpenAIChatModel } from "./providers/openai-chat.ts";
 import { createSupabaseEmbedder, type SupabaseAi } from "./providers/supabase.ts";
+import type { Rpc } from "./rpc.ts";
 import type { SafeFetchPorts } from "./safe-fetch.ts";
 import { checkServer, OPENAI, type Server } from "./servers.ts";
 import { checkModel, type Switches } from "./switches.ts";
@@ -29,6 +31,8 @@ export interface ProviderConfig {
   readonly supabaseAi?: SupabaseAi | undefined;
   /** The language model of the provider openai; without it the default one. */
   readonly chatModel?: string | undefined;
+  /** The database as service_role, for providers that keep something there. */
+  readonly service?: Rpc | undefined;
   /** How pictures are loaded that documents refer to. */
   readonly loadPicture?: LoadPicture | undefined;
 }
@@ -75,7 +79,7 @@ export function serverConfig(
 }
 
 /**
- * The Embedder of a space, by the space's provider: `hash`, `supabase`, `clip`, or a server that speaks OpenAI's API, which `openai` and every other name is.
+ * The Embedder of a space, by the space's provider: `hash`, `supabase`, `clip`, `described`, or a server that speaks OpenAI's API, which `openai` and every other name is.
  * @throws ReembedError `provider_unavailable` when the provider is not configured, or is `external` (its vectors are brought from elsewhere);
  * `environment_conflict` when the environment names another model
  */
@@ -90,6 +94,8 @@ export function createEmbedder(space: Space, config: ProviderConfig): Embedder {
         );
       }
       return createHashEmbedder(space);
+    case "described":
+      return createDescribedEmbedder({ space, ...reachDescribed(space, config) });
     case "clip":
       return createClipEmbedder({
         space,
@@ -160,6 +166,32 @@ function reachClip(space: Space, config: ProviderConfig) {
   const { apiKey, baseURL } = checkServer(space, serverOf(space, config));
   // checkServer has refused a server without an address.
   return { apiKey, baseURL: baseURL ?? "" };
+}
+
+/** Both models are OpenAI's; the space names them, and not the environment: the vectors depend on both. */
+function reachDescribed(space: Space, config: ProviderConfig) {
+  const { loadPicture: load = refuseToLoad, service } = config;
+  const models = modelsOf(space);
+  if (models === undefined) {
+    throw unavailable(
+      space,
+      "its model does not name two models",
+      "Name the one that describes and the one that embeds: described/gpt-4.1-mini+text-embedding-3-small@1536",
+    );
+  }
+  if (service === undefined) {
+    throw unavailable(
+      space,
+      "descriptions are kept in a database, and none is reached here",
+      "Report a bug.",
+    );
+  }
+  const id = `${OPENAI}/${models.text}@${space.dimensions}`;
+  const inner: Space = { ...space, id, provider: OPENAI, model: models.text, image_tokens: null };
+  const texts = createEmbedder({ ...inner, query_prefix: "", document_prefix: "" }, config);
+  const model = createChatModel({ ...config, chatModel: models.chat });
+  if (model === undefined) throw unavailable(space, "OPENAI_API_KEY is not set", "Set OPENAI_API_KEY.");
+  return { texts, model, service, load };
 }
 
 const refuseToLoad: LoadPicture = async () => ({

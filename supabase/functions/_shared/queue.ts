@@ -74,6 +74,7 @@ export interface Hold {
   readonly version_id: number;
   readonly lease_token: string;
   readonly space: Space;
+  readonly collection?: string | undefined;
   readonly long_text: LongTextPolicy;
 }
 

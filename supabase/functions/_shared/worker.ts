@@ -288,7 +288,7 @@ async function rest(milliseconds: number, signal: AbortSignal | undefined): Prom
 /** A claim that neither a pause, a budget nor a rate refused. */
 export type ClaimedWork = Extract<Claim, { reason: "work" | "again" | "busy" | "idle" }>;
 
-function holdOf({ version_id, lease_token, space, long_text }: ClaimedWork): Hold {
+function holdOf({ version_id, lease_token, space, collection, long_text }: ClaimedWork): Hold {
   if (
     version_id === undefined ||
     lease_token === undefined ||
@@ -297,7 +297,7 @@ function holdOf({ version_id, lease_token, space, long_text }: ClaimedWork): Hol
   ) {
     throw new ReembedError("internal_error", "a claim with jobs came without its lease", "Report a bug.");
   }
-  return { version_id, lease_token, space, long_text };
+  return { version_id, lease_token, space, collection, long_text };
 }
 
 function leaseOf(claim: ClaimedWork): Lease {
@@ -515,6 +515,7 @@ async function embedTexts(
     try {
       const { vectors, usage, rate, failures } = await embedder.embed(inputs, {
         purpose: "document",
+        collection: context.lease.collection,
         ...(signal ? { signal } : {}),
       });
       context.answered = { refused: false, retryAfterMs: undefined, rate, at: now() };
