@@ -13,13 +13,13 @@ const axis = z.object({ label: z.string(), scale: z.enum(["linear", "log"]) });
 const chart = z.discriminatedUnion("kind", [
   z.object({
     kind: z.literal("bars"),
-    name: z.string().regex(/^[a-z-]+$/),
+    name: z.string().regex(/^[a-z0-9-]+$/),
     title: z.string(),
     bars: z.array(z.object({ label: z.string(), value: z.number(), ours: z.boolean().default(false) })),
   }),
   z.object({
     kind: z.literal("lines"),
-    name: z.string().regex(/^[a-z-]+$/),
+    name: z.string().regex(/^[a-z0-9-]+$/),
     title: z.string(),
     x: axis,
     y: axis,

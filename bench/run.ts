@@ -16,9 +16,12 @@ import { describeMachine } from "./machine.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
 import { memory } from "./memory.ts";
 import { move } from "./move.ts";
+import { recall } from "./recall.ts";
 import { writeReport } from "./report.ts";
 import { resultOf, writeResult } from "./results.ts";
+import { search } from "./search.ts";
 import { status } from "./status.ts";
+import { storage } from "./storage.ts";
 import { storm } from "./storm.ts";
 
 const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
@@ -33,6 +36,9 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   interference,
   move,
   hammer,
+  search,
+  recall,
+  storage,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]

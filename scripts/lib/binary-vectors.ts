@@ -16,10 +16,7 @@ export function binaryVectors(vectorType: number): VectorForm {
  * One dimension, lower bound 1; each element its length and its bytes, -1 for a null. Integers are big-endian int32. An array without elements has
  * no dimension.
  */
-export function encodeVectorArray(
-  vectorType: number,
-  vectors: readonly (readonly number[] | null)[],
-): Buffer {
+export function encodeVectorArray(vectorType: number, vectors: readonly (Numbers | null)[]): Buffer {
   const header = vectors.length === 0 ? 12 : 20;
   const size = vectors.reduce((sum, vector) => sum + 4 + (vector === null ? 0 : bytesOf(vector)), header);
   const bytes = Buffer.allocUnsafe(size);
@@ -33,16 +30,31 @@ export function encodeVectorArray(
   }
   for (const vector of vectors) {
     at = bytes.writeInt32BE(vector === null ? -1 : bytesOf(vector), at);
-    if (vector === null) continue;
-    at = bytes.writeInt16BE(vector.length, at);
-    at = bytes.writeInt16BE(0, at);
-    for (const value of vector) {
-      view.setFloat32(at, value);
-      at += 4;
-    }
+    if (vector !== null) at = writeVector(view, at, vector);
   }
   return bytes;
 }
 
+/** One argument of type vector, as `vector_recv` reads it. */
+export function encodeVector(vector: Numbers): Buffer {
+  const bytes = Buffer.allocUnsafe(bytesOf(vector));
+  writeVector(new DataView(bytes.buffer, bytes.byteOffset, bytes.length), 0, vector);
+  return bytes;
+}
+
+type Numbers = Iterable<number> & { readonly length: number };
+
 /** int16 width, int16 nothing, float32 a number. */
-const bytesOf = (vector: readonly number[]): number => 4 + 4 * vector.length;
+const bytesOf = (vector: Numbers): number => 4 + 4 * vector.length;
+
+/** Returns where it ends. */
+function writeVector(view: DataView, begin: number, vector: Numbers): number {
+  view.setInt16(begin, vector.length);
+  view.setInt16(begin + 2, 0);
+  let at = begin + 4;
+  for (const value of vector) {
+    view.setFloat32(at, value);
+    at += 4;
+  }
+  return at;
+}

@@ -65,6 +65,32 @@ describePostgres("npm run bench", () => {
     ["edge", "100", ["seconds of CPU for 100 rows", "seconds of CPU for the dearest request"]],
     ["move", "200", ["times as fast as index first, row by row"]],
     [
+      "search",
+      "200",
+      [
+        "time of the RPC in SQL over what is allowed: 1.15 times the query by hand, or 0.15 ms more, at its worst",
+        "recall@10 of the RPC as it is, at its worst",
+        "times as long as in a tenth of the rows, at its worst",
+      ],
+    ],
+    [
+      "recall",
+      "200",
+      [
+        "recall@10 at the default, vector(1536)",
+        "recall@10 at the default, halfvec(3072)",
+        "the recommended ef_search, which the default reaches",
+      ],
+    ],
+    [
+      "storage",
+      "200",
+      ["vector(1536)", "halfvec(1536)", "halfvec(3072)"].flatMap((type) => [
+        `how far the reckoning of a column of ${type} is off, as a share`,
+        `how far the reckoning of the index of ${type} is off, as a share`,
+      ]),
+    ],
+    [
       "hammer",
       "400",
       [
