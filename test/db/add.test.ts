@@ -251,12 +251,12 @@ const CASES: readonly Case[] = [
   {
     what: "old vectors in a table of their own",
     setup: `
-      create table public.products (sku text primary key, name text not null, price numeric);
-      create table public.product_vectors (product text primary key references public.products on delete cascade on update cascade, v extensions.vector(32) not null);
-      insert into public.products (sku, name, price) select 'sku-' || n, 'thing ' || n, n from generate_series(1, 18) n;
+      create table public.goods (sku text primary key, name text not null, price numeric);
+      create table public.product_vectors (product text primary key references public.goods on delete cascade on update cascade, v extensions.vector(32) not null);
+      insert into public.goods (sku, name, price) select 'sku-' || n, 'thing ' || n, n from generate_series(1, 18) n;
       insert into public.product_vectors select 'sku-' || n, ${vector(32)} from generate_series(3, 18) n;`,
-    table: "products",
-    collection: "products",
+    table: "goods",
+    collection: "goods",
     args: [
       ...[
         "--columns",
@@ -272,7 +272,7 @@ const CASES: readonly Case[] = [
     ],
     rows: 18,
     adopted: 16,
-    edit: "update public.products set name = 'renamed' where sku = 'sku-9'",
+    edit: "update public.goods set name = 'renamed' where sku = 'sku-9'",
     placement: "table",
   },
   {

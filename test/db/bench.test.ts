@@ -97,6 +97,7 @@ describePostgres("npm run bench", () => {
         "milliseconds that a cutover's locks last",
         "milliseconds that a rollback's locks last",
         "milliseconds from a rollback until the last reader has followed",
+        "rows that were neither current nor queued, in all snapshots",
         "searches and writes that failed or were answered wrongly",
       ],
     ],

@@ -23,11 +23,12 @@ import { connect, createDatabase, describePostgres, type TestDatabase } from "..
 import { type Session, Sessions, settlesOrBlocks, untilBlocked } from "../support/sessions.ts";
 import { claim, complete, expireLeases, workOff } from "../support/worker.ts";
 
-const CLAIM = "reembed.claim(text, int, int, int, int, uuid)";
+const CLAIM = "reembed.claim(text, int, int, int, int, uuid, text[])";
 const COMPLETE =
   "reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
 const START_LOADING = "reembed.start_loading(text, int, text, text)";
+const LOCK_TABLES = "reembed.lock_tables(regclass[], text, int)";
 
 /** The belt: without it a worker's wait becomes a deadlock that the server has to end. */
 const NO_BELT: Edit = ["'500ms'", "'20s'"];
@@ -556,7 +557,7 @@ describePostgres("the protocol", () => {
         ],
       ]);
       await without(START_LOADING, [
-        [/execute format\('lock table[^;]*;/, "null;"],
+        [/perform reembed\.lock_tables[^;]*;/, "null;"],
         [/perform reembed\.create_triggers[^;]*;/, "null;"],
         // An index on a table that is being written waits, too.
         [/perform reembed\.keep_index_from_start[^;]*;/, "null;"],
@@ -599,7 +600,7 @@ describePostgres("the protocol", () => {
     rule(
       "the wait for the table is short, so that no writer queues behind it",
       writeBesideLongTransaction,
-      { of: () => START_LOADING, edits: [["'100ms'", "'20s'"]] },
+      { of: () => LOCK_TABLES, edits: [["least(900, 100 * attempt)", "20000"]] },
       { holds: "written", broken: "55P03" },
     );
   });
