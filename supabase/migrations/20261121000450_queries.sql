@@ -177,10 +177,16 @@ create function reembed.end_query(ticket bigint, query_hash text, tokens int, la
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   s reembed.spaces;
+  parsed extensions.vector;
 begin
   select x.* into s from reembed.usage u join reembed.spaces x on x.id = u.space_id where u.id = end_query.ticket;
+  begin
+    parsed := embedding::extensions.vector;
+  exception when data_exception then
+    perform reembed.refuse_vectors(s.id);
+  end;
   insert into reembed.query_cache (space_id, query_hash, embedding)
-  select s.id, decode(end_query.query_hash, 'hex'), e.vector from (select end_query.embedding::extensions.vector as vector) e
+  select s.id, decode(end_query.query_hash, 'hex'), e.vector from (select parsed as vector) e
    -- What does not fit its space would fail every later search; what was paid is settled all the same.
    where extensions.vector_dims(e.vector) = s.dimensions
   on conflict on constraint query_cache_pkey do nothing;
@@ -193,7 +199,7 @@ begin
 end
 $$;
 comment on function reembed.end_query(bigint, text, int, int, text, text, text) is
-  'After a query was embedded, or could not be: settles what begin_query reserved and stores the embedding. tokens null: nothing was charged; state lost: its answer never came and tokens is an estimate. RE004: the ticket is not an open reservation.';
+  'After a query was embedded, or could not be: settles what begin_query reserved and stores the embedding. tokens null: nothing was charged; state lost: its answer never came and tokens is an estimate. RE004: the ticket is not an open reservation, or the embedding is no vector.';
 
 create function public.reembed_begin_query(space_id text, query_hash text, tokens int, caller_hash text default null)
 returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$

@@ -27,6 +27,23 @@ export const ATTACKS: readonly Attack[] = [
     }),
   },
   {
+    name: "rpc",
+    what: "random and hostile arguments for every function of the API, as each role",
+    files: ["test/db/rpc-fuzz.test.ts"],
+    share: 0.5,
+    settings: (seconds, seed) => ({ REEMBED_RPC_CALLS: atLeastOne(seconds * 8), REEMBED_RPC_SEED: seed }),
+  },
+  {
+    name: "bodies",
+    what: "random requests to every edge function",
+    files: ["test/e2e/fuzz.test.ts"],
+    share: 0.5,
+    settings: (seconds, seed) => ({
+      REEMBED_FUZZ_REQUESTS: atLeastOne(seconds * 100),
+      REEMBED_FUZZ_SEED: seed,
+    }),
+  },
+  {
     name: "together",
     what: "provider faults, kills, lease games, clock jumps, switches and the mix, at once against one database",
     files: ["test/fault/together.test.ts"],

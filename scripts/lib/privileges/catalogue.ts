@@ -57,7 +57,7 @@ const OBJECTS = `
                  else has_table_privilege(r.role, o.oid, u.asked) end as whole) w
              left join lateral (
                select string_agg(t.attname, ', ' order by t.attnum) as some_columns from pg_attribute t
-                where o.kind in ('table', 'view') and t.attrelid = o.oid and t.attnum > 0 and not t.attisdropped and u.asked in ('select', 'insert', 'update', 'references')
+                where not whole and o.kind in ('table', 'view') and t.attacl is not null and t.attrelid = o.oid and t.attnum > 0 and not t.attisdropped and u.asked in ('select', 'insert', 'update', 'references')
                   and case when r.role = 'PUBLIC' then exists (select from aclexplode(t.attacl) x where x.grantee = 0 and lower(x.privilege_type) = u.asked)
                            else has_column_privilege(r.role, o.oid, t.attnum, u.asked) end) c on true
             where whole or some_columns is not null) a), '') as rights
