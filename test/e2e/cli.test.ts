@@ -30,7 +30,9 @@ describe("without a database", () => {
     "add",
     "adopt",
     "ingest",
+    "ingest-products",
     "status",
+    "coverage",
     "estimate",
     "backfill",
     "work",
@@ -54,7 +56,7 @@ describe("without a database", () => {
   test("help lists the commands, and each has help with an example", async () => {
     const { code, stdout } = await runCli(["--help"]);
     expect(code).toBe(0);
-    const listed = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|([a-z]+))? \[options\]/gm)];
+    const listed = [...stdout.matchAll(/^ {2}([a-z-]+)(?:\|([a-z]+))? \[options\]/gm)];
     expect(listed.map(([, name]) => name)).toEqual(COMMANDS);
     const aliases = listed.flatMap(([, name, alias]) => (alias === undefined ? [] : [[alias, name]]));
     expect(Object.fromEntries(aliases)).toEqual(ALIASES);
@@ -387,7 +389,9 @@ describePostgres("on PostgreSQL", () => {
           error: { code: "provider_unavailable", message: expect.stringContaining("OPENAI_API_KEY") },
         },
       });
-      expect(await one("select state, maintained from reembed.versions where number = 2")).toEqual({
+      expect(
+        await one("select state, maintained from reembed.version_numbered('course_content', 2)"),
+      ).toEqual({
         state: "prepared",
         maintained: false,
       });
@@ -504,7 +508,7 @@ describePostgres("on PostgreSQL", () => {
         await one(
           `select state, maintained, (select count(*)::int from reembed.jobs j where j.version_id = v.id) as jobs,
                   (select count(*)::int from reembed.usage u where u.version_id = v.id and u.state <> 'reserved') as requests
-             from reembed.versions v where number = 2`,
+             from reembed.version_numbered('course_content', 2) v`,
         ),
       ).toEqual({ state: "prepared", maintained: false, jobs: 0, requests: 1 });
       expect(await json(["backfill"], key())).toMatchObject({ code: 0, answer: { done: 3, state: "ready" } });
@@ -535,7 +539,7 @@ describePostgres("on PostgreSQL", () => {
       const { code, stderr } = await run(["backfill"], key());
       expect(code).toBe(1);
       expect(stderr).toMatch(/^error: .*budget of course_content a day is spent.*\nhint: Raise it with/);
-      expect(await one("select maintained from reembed.versions where number = 2")).toEqual({
+      expect(await one("select maintained from reembed.version_numbered('course_content', 2)")).toEqual({
         maintained: false,
       });
       expect(await one("select count(*)::int as n from reembed.usage")).toEqual({ n: 0 });
@@ -615,7 +619,7 @@ describePostgres("on PostgreSQL", () => {
       expect(await one(leases)).toEqual({ n: 0 });
       expect(
         await one(
-          "select max(attempts)::int as attempts, bool_and(run_at <= clock_timestamp()) as due from reembed.jobs j join reembed.versions v on v.id = j.version_id where v.number = 2",
+          "select max(attempts)::int as attempts, bool_and(run_at <= clock_timestamp()) as due from reembed.jobs j join reembed.version_numbered('course_content', 2) v on v.id = j.version_id",
         ),
       ).toEqual({ attempts: 0, due: true });
       expect(await one("select count(*)::int as n from reembed.usage where state = 'reserved'")).toEqual({

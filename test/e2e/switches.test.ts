@@ -132,7 +132,7 @@ test("the command backfill: another model is refused while no row is touched; th
     answer: { error: { code: "environment_conflict" } },
   });
   const { rows } = await db.query(
-    "select v.state, (select count(*)::int from reembed.jobs j where j.version_id = v.id) as jobs from reembed.versions v where v.number = 2",
+    "select v.state, (select count(*)::int from reembed.jobs j where j.version_id = v.id) as jobs from reembed.version_numbered('course_content', 2) v",
   );
   expect(rows).toEqual([{ state: "prepared", jobs: 0 }]);
   const { answer } = await load({ OPENAI_EMBEDDING_BATCH_SIZE: "2" });
