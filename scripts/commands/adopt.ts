@@ -11,6 +11,13 @@ interface Options extends DatabaseOptions {
   readonly version: number;
 }
 
+interface Counts {
+  readonly adopted: number;
+  readonly enqueued: number;
+  /** Rows whose text was no vector of the space, by what is wrong with it. */
+  readonly unreadable: Readonly<Record<string, number>>;
+}
+
 /** Fewer than where rows are only enqueued: each text is hashed while its row is held. */
 const CHUNK_ROWS = 500;
 
@@ -28,7 +35,8 @@ export function addAdopt(program: Command): void {
     .addHelpText(
       "after",
       `
-For a version that was added with adopts, as reembed add does for large tables. Nothing is bought; rows without a vector get a job.
+For a version that was added with adopts, as reembed add does for large tables. Nothing is bought; rows without a vector get a job. Where
+reembed.set_text_column names a column of vectors as JSON texts, they are taken from there, too.
 Run again, it goes on where it ended.
 
 Example:
@@ -44,18 +52,21 @@ Example:
             version: options.version,
           };
           await startLoading(db, target, CHUNK_ROWS);
-          const [counts] = await db.query<{ adopted: number; enqueued: number }>(
+          const [counts] = await db.query<Counts>(
             `select (select count(*)::int from reembed.records r where r.version_id = v.id) as adopted,
-                    (select count(*)::int from reembed.jobs j where j.version_id = v.id) as enqueued
+                    (select count(*)::int from reembed.jobs j where j.version_id = v.id) as enqueued,
+                    reembed.unreadable_texts($1, $2) as unreadable
                from reembed.version_numbered($1, $2) v`,
             [target.collection, target.version],
           );
           const state = await advance(db, target);
-          const { adopted, enqueued } = counts ?? { adopted: 0, enqueued: 0 };
+          const { adopted, enqueued, unreadable } = counts ?? { adopted: 0, enqueued: 0, unreadable: {} };
           out.say(
             `${target.collection} v${target.version}: ${adopted} rows have a vector, ${enqueued} wait for one; its state is ${state}`,
           );
-          out.result({ ...target, adopted, enqueued, state });
+          for (const [fault, rows] of Object.entries(unreadable))
+            out.say(`${rows} texts could not be taken: ${fault}`);
+          out.result({ ...target, adopted, enqueued, unreadable, state });
         },
         1,
       );

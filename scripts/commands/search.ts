@@ -21,6 +21,7 @@ import { withDatabase } from "../lib/database.ts";
 import {
   collectionName,
   type DatabaseOptions,
+  numberBetween,
   several,
   textUpTo,
   versionNumber,
@@ -45,6 +46,8 @@ interface Options extends DatabaseOptions {
   readonly version?: number;
   readonly count: number;
   readonly mode: Mode;
+  readonly recency?: number;
+  readonly halfLife?: number;
 }
 
 export function addSearch(program: Command): void {
@@ -66,6 +69,16 @@ export function addSearch(program: Command): void {
         .choices(MODES)
         .default("semantic"),
     )
+    .option(
+      "--recency <weight>",
+      "rank by age, too: its share of the score, 0 to 1, where the collection's rows have a time",
+      numberBetween(0, 1),
+    )
+    .option(
+      "--half-life <days>",
+      "with --recency: after so many days a row counts half as new; default: 30",
+      numberBetween(0.001, 1_000_000),
+    )
     .addHelpText(
       "after",
       `
@@ -74,9 +87,15 @@ Example:
   npm run -s reembed -- search "perro" --collection lexicon --collection phrases --mode hybrid`,
     )
     .action(async (query: string, options: Options) => {
+      if (options.halfLife !== undefined && options.recency === undefined)
+        throw new ReembedError("invalid_request", "--half-life needs --recency", "Add --recency 0.3.");
       const out = createOutput(options.json);
       const { collection: named = [], version, mode, count } = options;
-      checkCollections(named, version);
+      checkCollections(named, options);
+      const recency =
+        options.recency === undefined
+          ? undefined
+          : { weight: options.recency, half_life_days: options.halfLife };
       await withDatabase(options, async (db) => {
         const ports: SearchPorts = {
           caller: db.rpc,
@@ -90,14 +109,14 @@ Example:
           printSeveral(await searchSeveral(ports, { ...asked, collections: named }), out);
         } else {
           const collection = await chooseCollection(db, named[0]);
-          printOne(await search(ports, { ...asked, collection, version }), out);
+          printOne(await search(ports, { ...asked, collection, version, recency }), out);
         }
       });
     });
 }
 
 /** @throws ReembedError `invalid_request` */
-function checkCollections(named: readonly string[], version: number | undefined): void {
+function checkCollections(named: readonly string[], { version, recency }: Options): void {
   if (named.length > MOST_COLLECTIONS) {
     throw new ReembedError(
       "invalid_request",
@@ -110,6 +129,13 @@ function checkCollections(named: readonly string[], version: number | undefined)
       "invalid_request",
       "--version: a version is one collection's",
       "Leave it out: each collection answers through its active version.",
+    );
+  }
+  if (named.length > 1 && recency !== undefined) {
+    throw new ReembedError(
+      "invalid_request",
+      "--recency: age is ranked within one collection",
+      "Leave it out, or name one collection.",
     );
   }
 }

@@ -2,8 +2,7 @@
 with made as (
   select v.id, v.space_id, v.match_threshold, s.dimensions, f.name, f.is_match, split_part(f.sql, '$body$', 2) as body
     from reembed.versions v join reembed.spaces s on s.id = v.space_id
-    cross join lateral (select v.match_function, true, reembed.match_function_sql(v)
-                        union all select v.hybrid_function, false, reembed.hybrid_function_sql(v) where v.hybrid_function is not null) f(name, is_match, sql)
+    cross join lateral (select r, r = v.match_function, reembed.rpc_sql(v, r) from unnest(reembed.rpcs_of(v)) r) f(name, is_match, sql)
    where v.state <> 'retired' and reembed.is_intact(v)),
 compared as (
   select m.*, (select count(*) from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = m.name) as found,

@@ -14,5 +14,5 @@ select 'warning', substr(place, 7), format('%s is %s: it holds for SQL of your o
 union all
 select 'warning', 'public.' || p.proname, format('%s is set on it: the body sets its own, and the setting is an error for roles that have not loaded pgvector', split_part(setting, '=', 1)),
        format('alter function %s reset %s;', p.oid::regprocedure, split_part(setting, '=', 1))
-  from reembed.versions v join pg_proc p on p.pronamespace = 'public'::regnamespace and p.proname in (v.match_function, v.hybrid_function), unnest(p.proconfig) setting
+  from reembed.versions v join pg_proc p on p.pronamespace = 'public'::regnamespace and p.proname = any (reembed.rpcs_of(v)), unnest(p.proconfig) setting
  where setting ~ '^hnsw\.'

@@ -65,7 +65,7 @@ export async function openDatabase(url: string, connections = 4): Promise<Databa
       `select to_json(f) as value from public.${escapeIdentifier(name)}(${list}) f`,
       names.map((argument) => (json.has(argument) ? JSON.stringify(args[argument]) : args[argument])),
     );
-    return /^(match|hybrid)_/.test(name) ? rows.map(({ value }) => value) : rows[0]?.value;
+    return /^(match|hybrid|recent)_/.test(name) ? rows.map(({ value }) => value) : rows[0]?.value;
   };
   let vectorForm = VECTORS_AS_TEXT;
   try {

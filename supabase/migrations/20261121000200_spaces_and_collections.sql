@@ -71,6 +71,8 @@ create table reembed.versions (
   ef_search int not null default 100 check (ef_search between 10 and 1000),
   takes_unnamed boolean not null default false,
   adopts boolean not null default false,
+  text_column name,
+  keeps_text boolean not null default false,
   state text not null default 'prepared' check (state in ('prepared', 'loading', 'indexing', 'ready', 'retired')),
   maintained boolean not null default false,
   enqueued_at timestamptz,
@@ -89,6 +91,10 @@ comment on column reembed.versions.takes_unnamed is
   'Its RPC takes vectors that name no space although another version has the same width: only for an RPC that an app called before it was adopted.';
 comment on column reembed.versions.adopts is
   'Vectors that stand in its column before its rows are enqueued are taken as embeddings of the rows'' texts: enqueue_missing writes their records, and nothing is bought.';
+
+comment on column reembed.versions.text_column is
+  'A column of the collection''s table in which its vectors also stand, as JSON arrays; set_text_column (540_text_vectors) says what for.';
+comment on column reembed.versions.keeps_text is 'Whether text_column follows each change of the vector: its triggers stand on the table.';
 
 -- Deferred, because a collection and its first version need each other.
 alter table reembed.collections add constraint collections_active_version_fkey

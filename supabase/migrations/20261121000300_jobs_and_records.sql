@@ -247,8 +247,10 @@ $sql$,
     reembed.key_match(c, c.key_columns, 't', 'old_id'),
     reembed.key_of(c.key_columns, 't'),
     reembed.key_list(c, 'n'),
-    (select string_agg(format(E'        unchanged.%1$I := old.%1$I;\n', x.vector_column), '' order by x.number)
-       from reembed.versions x where x.collection_id = c.id and x.vector_table = c.source_table and x.state <> 'retired'));
+    (select string_agg(format(E'        unchanged.%1$I := old.%1$I;\n', u.name), '' order by x.number, u.name)
+       from reembed.versions x
+      cross join lateral unnest(array_remove(array[x.vector_column, case when x.keeps_text then x.text_column end], null)) u(name)
+      where x.collection_id = c.id and x.vector_table = c.source_table and x.state <> 'retired'));
 end
 $$;
 comment on function reembed.trigger_function_sql(reembed.versions) is
@@ -387,6 +389,9 @@ begin
       into free using row_ids;
   end if;
   begin
+    if v.text_column is not null then
+      perform reembed.read_text_vectors(v, free);
+    end if;
     -- In a later snapshot than the locks: a row that was edited since the triggers stand has a job, and its vector is an older text's. Looked up a
     -- row at a time (offset 0): statistics that are older than the vectors take them for nulls, and the plan of a join for that reads all rows once for each.
     execute format(
@@ -495,6 +500,9 @@ begin
      where m.row_id not in (select unnest(adopted)) order by m.row_id
     on conflict do nothing;
     get diagnostics queued = row_count;
+    if v.adopts and v.enqueued_at is null and v.text_column is not null then
+      perform reembed.note_text_faults(v, (select coalesce(array_agg(m.row_id), '{}') from unnest(locked) m(row_id) where m.row_id <> all (adopted)));
+    end if;
   exception when lock_not_available then
     locked := array[]::text[];
   end;
@@ -525,7 +533,13 @@ begin
     return false;
   end if;
   insert into reembed.jobs as j (version_id, row_id, priority) values (v.id, enqueue_row.row_id, 1) on conflict do nothing;
-  return found;
+  if not found then
+    return false;
+  end if;
+  if v.adopts and v.enqueued_at is null and v.text_column is not null then
+    perform reembed.note_text_faults(v, array[enqueue_row.row_id]);
+  end if;
+  return true;
 end
 $$;
 comment on function reembed.enqueue_row(int, text) is

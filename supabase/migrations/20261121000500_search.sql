@@ -196,11 +196,12 @@ begin
   end loop;
   execute reembed.match_function_sql(v);
   perform reembed.create_hybrid_function(v);
+  perform reembed.create_recent_function(v);
   notify pgrst, 'reload schema';
 end
 $$;
 comment on function reembed.create_match_function(int) is
-  'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped; with it the hybrid RPC (520_hybrid) where the collection has a lexical side.';
+  'Makes or renews a version''s match RPC in one transaction, older signatures of its name dropped; with it the hybrid RPC (520_hybrid) where the collection has a lexical side, and the recent one (530_recency) where its rows have a time.';
 
 create function reembed.set_ef_search(collection text, version int, ef_search int, actor text default null, reason text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -301,6 +302,7 @@ begin
     'max_input_tokens', s.max_input_tokens, 'function', v.match_function, 'filters', c.filter_columns, 'threshold', v.match_threshold)
     || case when s.image_tokens is null then '{}'::jsonb else jsonb_build_object('image_tokens', s.image_tokens) end
     || case when v.hybrid_function is null then '{}'::jsonb else jsonb_build_object('hybrid', v.hybrid_function) end
+    || case when v.recent_function is null then '{}'::jsonb else jsonb_build_object('recent', v.recent_function) end
     || case when v.state = 'ready' and not exists (select from reembed.jobs j where j.version_id = v.id and j.priority = 1) then '{}'::jsonb
             else jsonb_build_object('coverage', reembed.coverage(v)) end
     || case when c.log_queries then jsonb_build_object('log_queries', true) else '{}'::jsonb end

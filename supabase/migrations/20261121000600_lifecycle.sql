@@ -285,11 +285,11 @@ begin
          where x.oid in (c.source_table, v.vector_table) order by x.oid <> c.source_table), 'access exclusive', attempt);
       v := reembed.transition(v.id, stop_maintaining.action, stop_maintaining.to_state, stop_maintaining.actor, stop_maintaining.reason);
       -- Vectors of before are then no longer those of the present texts.
-      update reembed.versions x set adopts = false where x.id = v.id and x.adopts;
+      update reembed.versions x set adopts = false, keeps_text = false where x.id = v.id and (x.adopts or x.keeps_text);
       -- Loaded again, it would have its share of the callers back, unasked.
       update reembed.collections x set traffic_version = null, traffic_percent = 0, traffic_since = null where x.traffic_version = v.id;
       for part in select p.oid::regprocedure as signature from pg_catalog.pg_proc p
-                   where p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id) loop
+                   where p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id, 'keep_text_' || v.id) loop
         -- With the triggers that call it, which are nobody else's.
         execute format('drop function %s cascade', part.signature);
       end loop;

@@ -10,6 +10,7 @@ declare
   c constant reembed.collections := reembed.collection_named(collection);
   v reembed.versions := reembed.version_numbered(collection, version);
   sibling reembed.versions;
+  rpc name;
 begin
   perform reembed.locked_collection(c.name);
   if exists (select from reembed.collections x where x.id = c.id and x.active_version = v.id) then
@@ -24,10 +25,9 @@ begin
     if sibling.maintained then
       execute reembed.trigger_function_sql(sibling);
     end if;
-    execute replace(reembed.match_function_sql(sibling), format('create function public.%I(', sibling.match_function), format('create or replace function public.%I(', sibling.match_function));
-    if sibling.hybrid_function is not null then
-      execute replace(reembed.hybrid_function_sql(sibling), format('create function public.%I(', sibling.hybrid_function), format('create or replace function public.%I(', sibling.hybrid_function));
-    end if;
+    foreach rpc in array reembed.rpcs_of(sibling) loop
+      execute replace(reembed.rpc_sql(sibling, rpc), format('create function public.%I(', rpc), format('create or replace function public.%I(', rpc));
+    end loop;
   end loop;
 end
 $$;
@@ -82,9 +82,9 @@ begin
     drops := format(E'drop table %s;\n', v.vector_table);
   end if;
   for found_object in
-    select p.oid, p.proname, p.oid::regprocedure::text as signature, format('public.%I', case p.proname when v.match_function then active.match_function else coalesce(active.hybrid_function, active.match_function) end) as heir
+    select p.oid, p.proname, p.oid::regprocedure::text as signature, format('public.%I', coalesce(case p.proname when v.hybrid_function then active.hybrid_function when v.recent_function then active.recent_function end, active.match_function)) as heir
       from pg_catalog.pg_proc p
-     where p.pronamespace = 'public'::regnamespace and p.proname in (v.match_function, v.hybrid_function) order by p.proname loop
+     where p.pronamespace = 'public'::regnamespace and p.proname = any (reembed.rpcs_of(v)) order by p.proname loop
     rpcs := rpcs || case when keep_rpc then format($sql$create or replace function public.%1$I(%2$s) returns %3$s
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $body$
 begin

@@ -18,8 +18,8 @@ begin
          order by x.oid <> c.source_table, x.oid), 'share row exclusive', attempt);
       for leftover in select p.oid::regprocedure as signature, p.pronamespace = 'reembed'::regnamespace as has_triggers
                         from reembed.versions v
-                        join pg_catalog.pg_proc p on p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id)
-                          or p.pronamespace = 'public'::regnamespace and p.proname in (v.match_function, v.hybrid_function)
+                        join pg_catalog.pg_proc p on p.pronamespace = 'reembed'::regnamespace and p.proname in ('track_version_' || v.id, 'track_vectors_' || v.id, 'keep_text_' || v.id)
+                          or p.pronamespace = 'public'::regnamespace and p.proname = any (reembed.rpcs_of(v))
                        where v.collection_id = c.id loop
         -- The triggers that call it are ours, too; what of the app's own stands on a search is not.
         execute format('drop function %s %s', leftover.signature, case when leftover.has_triggers then 'cascade' else 'restrict' end);

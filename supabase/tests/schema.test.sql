@@ -1,8 +1,8 @@
 -- What stands after the migrations: tables, columns, types, keys and indexes of the core and of course_content.
 begin;
-select plan(32);
+select plan(36);
 
-select tables_are('public', array['bora_docs', 'course_content', 'image_embeddings', 'image_embeddings_1536', 'lexicon', 'phrases', 'product_images', 'products'], 'public holds the systems'' tables');
+select tables_are('public', array['article_chunks', 'articles', 'bora_docs', 'course_content', 'image_embeddings', 'image_embeddings_1536', 'lexicon', 'phrases', 'product_images', 'products'], 'public holds the systems'' tables');
 select ok(not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                        where n.nspname = 'reembed' and c.relkind in ('r', 'p') and obj_description(c.oid, 'pg_class') is null),
           'every table of reembed says what it is for');
@@ -90,6 +90,21 @@ select is_empty(
   $$ select p.oid::regprocedure from pg_proc p where p.pronamespace = 'reembed'::regnamespace and p.prosecdef
         and p.proname !~ '^track_(version|vectors)_\d+$' $$,
   'in reembed only the triggers'' functions run with their owner''s rights');
+
+-- The news archive -------------------------------------------------------------------------------------------------------------------
+
+select results_eq(
+  $$ select attname::text collate "default", format_type(atttypid, atttypmod), attnotnull from pg_attribute
+      where attrelid = 'public.article_chunks'::regclass and attnum > 0 and not attisdropped order by attnum $$,
+  $$ values ('id', 'bigint', true), ('article_id', 'bigint', true), ('chunk_index', 'integer', true), ('text', 'text', true), ('title', 'text', false),
+            ('url', 'text', false), ('embedding', 'text', false), ('embedding_vector', 'vector(768)', false), ('embedding_3072', 'halfvec(3072)', false) $$,
+  'article_chunks has the columns that its users know, and the new vectors beside the old');
+select results_eq(
+  $$ select attname::text collate "default", format_type(atttypid, atttypmod) from pg_attribute
+      where attrelid = 'public.articles'::regclass and attnum > 0 and not attisdropped order by attnum $$,
+  $$ values ('id', 'bigint'), ('url', 'text'), ('title', 'text'), ('content', 'text'), ('published_at', 'timestamp with time zone') $$, 'articles has its own');
+select is((select text_column::text from reembed.version_numbered('article_chunks', 1)), 'embedding', 'the texts of old are where v1''s vectors may be read from');
+select is((select keeps_text from reembed.version_numbered('article_chunks', 1)), false, 'and are not kept in step unasked');
 
 select * from finish();
 rollback;

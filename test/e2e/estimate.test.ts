@@ -134,7 +134,7 @@ describePostgres("estimate", () => {
     for (const [args, exitCode, code] of [
       [["--collection", "nothing"], 1, "unknown_collection"],
       [["--version", "9"], 1, "unknown_version"],
-      [["--space", "openai/text-embedding-3-large@3072"], 2, "invalid_request"],
+      [["--space", "openai/text-embedding-4-large@3072"], 2, "invalid_request"],
     ] as const) {
       expect(await runJson(["estimate", ...args], env)).toMatchObject({
         code: exitCode,

@@ -194,7 +194,7 @@ select jsonb_build_object(
   'collection', (select x.name from reembed.collections x where x.source_table = c.oid),
   'relations', (select coalesce(jsonb_agg(x.relname), '[]') from pg_class x where x.relnamespace = n.oid),
   'matchFunctions', (select coalesce(jsonb_agg(distinct p.proname), '[]') from pg_proc p
-                      where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(match|hybrid)_'),
+                      where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(match|hybrid|recent)_'),
   'collections', (select coalesce(jsonb_agg(x.name), '[]') from reembed.collections x),
   'oldestTransactionSeconds', (select extract(epoch from max(clock_timestamp() - s.xact_start))::float8 from pg_locks l join pg_stat_activity s on s.pid = l.pid
                                 where l.relation = c.oid and l.granted and s.pid <> pg_backend_pid()),

@@ -5,6 +5,74 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   public: {
     Tables: {
+      article_chunks: {
+        Row: {
+          article_id: number;
+          chunk_index: number;
+          embedding: string | null;
+          embedding_3072: string | null;
+          embedding_vector: string | null;
+          id: number;
+          text: string;
+          title: string | null;
+          url: string | null;
+        };
+        Insert: {
+          article_id: number;
+          chunk_index: number;
+          embedding?: string | null;
+          embedding_3072?: number[] | string | null;
+          embedding_vector?: number[] | string | null;
+          id?: number;
+          text: string;
+          title?: string | null;
+          url?: string | null;
+        };
+        Update: {
+          article_id?: number;
+          chunk_index?: number;
+          embedding?: string | null;
+          embedding_3072?: number[] | string | null;
+          embedding_vector?: number[] | string | null;
+          id?: number;
+          text?: string;
+          title?: string | null;
+          url?: string | null;
+        };
+        Relationships: [
+          {
+            columns: ["article_id"];
+            isOneToOne: false;
+            foreignKeyName: "article_chunks_article_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "articles";
+          },
+        ];
+      };
+      articles: {
+        Row: {
+          content: string | null;
+          id: number;
+          published_at: string | null;
+          title: string | null;
+          url: string | null;
+        };
+        Insert: {
+          content?: string | null;
+          id?: number;
+          published_at?: string | null;
+          title?: string | null;
+          url?: string | null;
+        };
+        Update: {
+          content?: string | null;
+          id?: number;
+          published_at?: string | null;
+          title?: string | null;
+          url?: string | null;
+        };
+        Relationships: [];
+      };
       bora_docs: {
         Row: {
           content: string;
@@ -235,6 +303,50 @@ export type Database = {
         Returns: Json;
       };
       fold_spelling: { Args: { spelling: string }; Returns: string };
+      hybrid_article_chunks: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_article_chunks_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
       hybrid_bora_docs: {
         Args: {
           query_text: string;
@@ -409,6 +521,42 @@ export type Database = {
           score: number;
         }[];
       };
+      match_article_chunks: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+        }[];
+      };
+      match_article_chunks_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+        }[];
+      };
       match_bora_docs: {
         Args: {
           query_embedding: number[] | string;
@@ -574,6 +722,56 @@ export type Database = {
           image_filename: string;
           similarity: number;
         }[];
+      };
+      recent_article_chunks: {
+        Args: {
+          query_embedding: number[] | string;
+          match_count?: number;
+          half_life_days?: number;
+          recency_weight?: number;
+          candidates?: number;
+          match_threshold?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+          recency: number;
+          score: number;
+        }[];
+      };
+      recent_article_chunks_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_count?: number;
+          half_life_days?: number;
+          recency_weight?: number;
+          candidates?: number;
+          match_threshold?: number;
+          filter_article_id?: number;
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          article_id: number;
+          chunk_index: number;
+          text: string;
+          title: string;
+          url: string;
+          similarity: number;
+          recency: number;
+          score: number;
+        }[];
+      };
+      reembed_apply_article: {
+        Args: { url: string; title: string; content: string; published_at: string; chunks: string[] };
+        Returns: Json;
       };
       reembed_apply_course_page: { Args: { upserts: Json; deletes: string[] }; Returns: Json };
       reembed_begin_completion: {

@@ -24,6 +24,7 @@ export const route = z.object({
   image_tokens: z.number().nullish(),
   function: z.string(),
   hybrid: z.string().optional(),
+  recent: z.string().optional(),
   filters: z.array(z.string()),
   threshold: z.number(),
   coverage: z.number().optional(),
@@ -47,12 +48,22 @@ export interface SearchRequest {
   readonly match_count?: number | undefined;
   /** Of a semantic search: a similarity from -1 to 1 below which rows are left out; none: the environment's, else no threshold. */
   readonly match_threshold?: number | undefined;
+  /** Of a semantic search in a collection whose rows have a time: ranks by similarity and age together. */
+  readonly recency?: Recency | undefined;
   /** Values for the collection's filter columns. */
   readonly filters?: Readonly<Record<string, string>> | undefined;
 }
 
+/** How age counts beside similarity; `reembed.set_recency` documents the formula. */
+export interface Recency {
+  /** After so many days a row counts half as new, 0.001 to 1,000,000; none: 30. */
+  readonly half_life_days?: number | undefined;
+  /** The share of the score that age has, 0 to 1; none: 0.3. */
+  readonly weight?: number | undefined;
+}
+
 /**
- * A row of the collection's public columns with its similarity (null where no vector was compared), its score where words were asked too, and where
+ * A row of the collection's public columns with its similarity (null where no vector was compared), its score where words or age were asked too, and where
  * it can be cited, its citation.
  */
 export type SearchRow = Readonly<Record<string, unknown>> & {
@@ -192,12 +203,14 @@ async function answerFrom(
   // What is asked by words alone passes no rate, so it could fill the log.
   const logged = to.log_queries && mode !== "lexical" ? logQuery(ports, request) : Promise.resolve();
   const common = { match_count: request.match_count ?? 5, query_space: to.space, ...filters };
+  const recency = request.recency && recencyArguments(request.recency);
   const began = performance.now();
   const found =
     embedded !== undefined && mode === "semantic"
-      ? ports.caller(to.function, {
+      ? ports.caller(recency === undefined ? to.function : recentSide(to), {
           query_embedding: embedded.vector,
           match_threshold: request.match_threshold ?? ports.switches?.SIMILARITY_THRESHOLD ?? null,
+          ...recency,
           ...common,
         })
       : ports.caller(lexicalSide(to), {
@@ -250,7 +263,15 @@ function outcomeOf({ results, reason }: SearchAnswer, rpc: Measured) {
 const foundRow = z.looseObject({ similarity: z.number().nullable(), score: z.number().optional() });
 
 function checkMode(to: Route, mode: Mode, request: SearchRequest): void {
+  if (request.recency !== undefined) recentSide(to);
   if (mode === "semantic") return;
+  if (request.recency !== undefined) {
+    throw new ReembedError(
+      "invalid_request",
+      `recency: a ${mode} search has none`,
+      "Leave it out, or search with the mode semantic.",
+    );
+  }
   lexicalSide(to);
   if (request.match_threshold !== undefined) {
     throw new ReembedError(
@@ -268,6 +289,24 @@ function lexicalSide(to: Route): string {
     "invalid_request",
     `mode: ${to.collection} is not searched by words`,
     "Search with the mode semantic, or give the collection a lexical side with reembed.set_lexical_search.",
+  );
+}
+
+/** What is not said is the RPC's own default. */
+function recencyArguments({ half_life_days, weight }: Recency): Record<string, number> {
+  return {
+    ...(half_life_days === undefined ? {} : { half_life_days }),
+    ...(weight === undefined ? {} : { recency_weight: weight }),
+  };
+}
+
+/** The version's RPC that ranks by similarity and age. */
+function recentSide(to: Route): string {
+  if (to.recent !== undefined) return to.recent;
+  throw new ReembedError(
+    "invalid_request",
+    `recency: the rows of ${to.collection} have no time`,
+    "Leave it out, or say what a row's time is with reembed.set_recency.",
   );
 }
 

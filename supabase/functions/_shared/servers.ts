@@ -13,7 +13,7 @@ export interface Server {
 }
 
 /** Providers that are no server of this kind: what stands in the environment under their names is not ours. */
-export const BUILT_IN_PROVIDERS: readonly string[] = ["hash", "supabase", "external"];
+export const BUILT_IN_PROVIDERS: readonly string[] = ["hash", "supabase", "clip", "external"];
 
 /** The one server that has an address of its own and always asks for a key. */
 export const OPENAI = "openai";

@@ -27,22 +27,29 @@ const body = z
     version: z.int().min(1).max(1_000_000).optional(),
     match_count: z.int().min(1).max(1_000).optional(),
     match_threshold: z.number().min(-1).max(1).optional(),
+    recency: z
+      .strictObject({
+        half_life_days: z.number().min(0.001).max(1_000_000).optional(),
+        weight: z.number().min(0).max(1).optional(),
+      })
+      .optional(),
     filters: z.record(z.string().max(63), z.string().max(1_000)).optional(),
   })
   .transform((asked, context) => {
-    const { collection, collections, version, match_threshold, ...common } = asked;
+    const { collection, collections, version, match_threshold, recency, ...common } = asked;
     const refuse = (field: string, message: string) => {
       context.addIssue({ code: "custom", path: [field], message });
       return z.NEVER;
     };
     if (collections === undefined) {
       if (collection === undefined) return refuse("collection", "name one, or several in collections");
-      return { ...common, version, match_threshold, collection };
+      return { ...common, version, match_threshold, recency, collection };
     }
     if (collection !== undefined) return refuse("collection", "leave it out where collections are named");
     if (version !== undefined) return refuse("version", "a version is one collection's");
     if (match_threshold !== undefined)
       return refuse("match_threshold", "the similarities of several collections are not comparable");
+    if (recency !== undefined) return refuse("recency", "age is ranked within one collection");
     return { ...common, collections };
   });
 
