@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { addAdd } from "../commands/add.ts";
 import { addAdopt } from "../commands/adopt.ts";
+import { addAsk } from "../commands/ask.ts";
 import { addBackfill } from "../commands/backfill.ts";
 import { addCanary } from "../commands/canary.ts";
 import { addCoverage } from "../commands/coverage.ts";
@@ -38,6 +39,7 @@ const COMMANDS = [
   addBackfill,
   addWork,
   addSearch,
+  addAsk,
   addIndex,
   addEvaluate,
   addCanary,

@@ -9,7 +9,7 @@ import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { MIGRATIONS_DIRECTORY } from "./migrations.ts";
 
 const SUPABASE = fileURLToPath(new URL("../../supabase/", import.meta.url));
-const FUNCTIONS = ["search", "backfill", "ingest"] as const;
+const FUNCTIONS = ["search", "ask", "backfill", "ingest"] as const;
 
 /** The migrations of this project's own tables; what is none of these is the core, which stands alone. */
 const DOMAINS = ["course", "news", "bora", "artifacts", "products"];

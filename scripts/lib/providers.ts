@@ -1,9 +1,11 @@
 /** The providers that a command can reach: configured by the variables of their servers (OPENAI_API_KEY, OLLAMA_BASE_URL, ...) and the switches. */
+import type { ChatModel } from "../../supabase/functions/_shared/chat-model.ts";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { nodeConnection } from "../../supabase/functions/_shared/node-connection.ts";
 import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
 import {
   createBatchProvider,
+  createChatModel,
   createEmbedder,
   type ProviderConfig,
   picturesFrom,
@@ -30,6 +32,11 @@ export function embeddersFrom(env: Environment, service?: Rpc): (space: Space) =
 export function batchesFrom(env: Environment): (space: Space) => BatchProvider {
   const config = configFrom(env);
   return (space) => createBatchProvider(space, config);
+}
+
+/** The language model of the environment; undefined without OPENAI_API_KEY. It throws as createChatModel does. */
+export function chatModelFrom(env: Environment): ChatModel | undefined {
+  return createChatModel(configFrom(env));
 }
 
 function configFrom(env: Environment): ProviderConfig {

@@ -23,6 +23,19 @@ const ROUTES: readonly FuzzRoute[] = [
     },
   },
   {
+    path: "ask",
+    key: "publishableKey",
+    body: {
+      collection: "course_content",
+      question: "What is a commit?",
+      history: [{ question: "What is Git?", answer: "A version control system [1]." }],
+      match_count: 3,
+      match_threshold: -1,
+      filters: {},
+      stream: false,
+    },
+  },
+  {
     path: "ingest",
     key: "secretKey",
     body: { url: "https://example.org/fuzz.html", html: "<main><h2 id='a'>A</h2><p>Text.</p></main>" },

@@ -55,6 +55,7 @@ function endlessEdge(onStored: (rows: number) => void): Edge {
       }
     },
     caller: () => Promise.reject(new Error("nobody searches")),
+    chatModel: () => undefined,
     callerHash: async () => null,
     requireSecret: async () => {},
     embedderFor: (space) =>

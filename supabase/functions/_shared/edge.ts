@@ -2,12 +2,13 @@
 import { extractCredentials, verifyCredentials } from "@supabase/server/core";
 import { createClient } from "@supabase/supabase-js";
 import { hashCaller } from "./caller.ts";
+import type { ChatModel } from "./chat-model.ts";
 import type { Embedder, Space } from "./embedder.ts";
 import type { Env } from "./env.ts";
 import { ReembedError } from "./errors.ts";
 import { nodeConnection } from "./node-connection.ts";
 import type { SupabaseAi } from "./providers/supabase.ts";
-import { createEmbedder, picturesFrom, serverConfig } from "./providers.ts";
+import { createChatModel, createEmbedder, picturesFrom, serverConfig } from "./providers.ts";
 import { createRpc, type Rpc } from "./rpc.ts";
 
 /** Key modes as @supabase/server writes them, for example `secret:backfill`. */
@@ -23,6 +24,8 @@ export interface Edge {
   /** Throws ReembedError `unauthorized` unless `apikey` holds a secret key of one of these names. */
   requireSecret(request: Request, ...names: string[]): Promise<void>;
   embedderFor(space: Space): Embedder;
+  /** The language model that the environment configures; undefined where there is none. */
+  chatModel(): ChatModel | undefined;
 }
 
 /** The ports of a function. `ai` is the edge runtime's own inference, where it has one. */
@@ -53,6 +56,7 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
     }
     return apikey;
   };
+  const providers = serverConfig(env, env.servers, env);
   const secretKey = env.SUPABASE_SECRET_KEYS.default ?? Object.values(env.SUPABASE_SECRET_KEYS)[0];
   if (secretKey === undefined) throw new Error("SUPABASE_SECRET_KEYS holds no key");
 
@@ -89,10 +93,11 @@ export function createEdge(env: Env, ai?: SupabaseAi): Edge {
     },
     embedderFor: (space) =>
       createEmbedder(space, {
-        ...serverConfig(env, env.servers, env),
+        ...providers,
         supabaseAi: ai,
         ...picturesFrom(env, nodeConnection),
         service,
       }),
+    chatModel: () => createChatModel(providers),
   };
 }

@@ -9,6 +9,15 @@ export interface RequestContext {
   readonly requestId: string;
 }
 
+export interface ErrorObject {
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+    readonly hint: string;
+    readonly request_id: string;
+  };
+}
+
 /** What a function takes beside POST. */
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
@@ -57,21 +66,29 @@ export function serve(
 
 /** The error object for anything thrown; what is not a ReembedError shows nothing of itself. */
 export function errorResponse(error: unknown, requestId: string): Response {
-  const known =
-    error instanceof ReembedError
-      ? error
-      : new ReembedError(
-          "internal_error",
-          "something went wrong here",
-          "Please report it with the request id.",
-        );
+  const shown = known(error);
   const wait = retryAfterSeconds(error);
   return json(
-    known.status,
-    { error: { code: known.code, message: known.message, hint: known.hint, request_id: requestId } },
+    shown.status,
+    errorObject(error, requestId),
     requestId,
     wait === undefined ? {} : { "retry-after": String(wait) },
   );
+}
+
+function known(error: unknown): ReembedError {
+  if (error instanceof ReembedError) return error;
+  return new ReembedError(
+    "internal_error",
+    "something went wrong here",
+    "Please report it with the request id.",
+  );
+}
+
+/** The body of a failure, whatever was thrown. */
+export function errorObject(error: unknown, requestId: string): ErrorObject {
+  const { code, message, hint } = known(error);
+  return { error: { code, message, hint, request_id: requestId } };
 }
 
 function retryAfterSeconds(error: unknown): number | undefined {

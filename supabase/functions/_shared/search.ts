@@ -40,8 +40,8 @@ export type Mode = (typeof MODES)[number];
 export interface SearchRequest {
   readonly collection: string;
   readonly query: string;
-  /** None: semantic. The others need a collection with a lexical side. */
-  readonly mode?: Mode | undefined;
+  /** None: semantic. The others need a collection with a lexical side; `best` is hybrid where it has one and semantic where it has not. */
+  readonly mode?: Mode | "best" | undefined;
   /** The version's number; none: the active one. */
   readonly version?: number | undefined;
   /** 1 to 1,000 rows. */
@@ -85,6 +85,14 @@ export interface SearchAnswer {
   readonly reason?: FallbackReason;
 }
 
+/** A SearchAnswer, for code that goes on with it. */
+export interface Found extends SearchAnswer {
+  /** The similarity below which a row says little: the environment's, else the version's own. No row was left out for it unless the search was semantic. */
+  readonly threshold: number;
+  /** Whether the collection has a lexical side. */
+  readonly hasWords: boolean;
+}
+
 /** Why a query was not embedded. */
 export type FallbackReason = "query_budget_spent" | "provider_unavailable";
 
@@ -109,6 +117,12 @@ export interface SearchPorts extends QueryPorts {
  * routed once more.
  */
 export async function search(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
+  const { threshold: _threshold, hasWords: _hasWords, ...answer } = await retrieve(ports, request);
+  return answer;
+}
+
+/** The same, with what the route says about the version. */
+export async function retrieve(ports: SearchPorts, request: SearchRequest): Promise<Found> {
   try {
     return await searchOnce(ports, request);
   } catch (error) {
@@ -119,8 +133,13 @@ export async function search(ports: SearchPorts, request: SearchRequest): Promis
   }
 }
 
-async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<SearchAnswer> {
-  return answerRouted(ports, await routeSearch(ports, request));
+async function searchOnce(ports: SearchPorts, request: SearchRequest): Promise<Found> {
+  const routed = await routeSearch(ports, request);
+  return {
+    ...(await answerRouted(ports, routed)),
+    threshold: ports.switches?.SIMILARITY_THRESHOLD ?? routed.to.threshold,
+    hasWords: routed.to.hybrid !== undefined,
+  };
 }
 
 /** A search that is known to fit the version that answers it. */
@@ -136,7 +155,8 @@ export interface RoutedSearch {
  */
 export async function routeSearch(ports: SearchPorts, request: SearchRequest): Promise<RoutedSearch> {
   const to = await routeOf(ports, request);
-  const mode = request.mode ?? "semantic";
+  const best = to.hybrid === undefined ? "semantic" : "hybrid";
+  const mode = request.mode === "best" ? best : (request.mode ?? "semantic");
   checkMode(to, mode, request);
   return { to, request: { ...request, mode }, filters: filterArguments(to, request.filters ?? {}) };
 }
@@ -331,7 +351,7 @@ async function embedOrFallBack(ports: SearchPorts, to: Route, query: string): Pr
 }
 
 /** Nobody could be asked. A caller over its rate waits, and an answer that refuses (the key, the model, the text) is shown, not covered up. */
-const FALLBACK_REASONS: Readonly<Partial<Record<ErrorCode, FallbackReason>>> = {
+export const FALLBACK_REASONS: Readonly<Partial<Record<ErrorCode, FallbackReason>>> = {
   budget_spent: "query_budget_spent",
   provider_unavailable: "provider_unavailable",
   provider_rate_limited: "provider_unavailable",

@@ -1,0 +1,11 @@
+import { createEdge } from "../_shared/edge.ts";
+import { readEnv } from "../_shared/env.ts";
+import { serve } from "../_shared/http.ts";
+import { keepAlive, onBug, supabaseAi } from "../_shared/runtime.ts";
+import { makeHandler } from "./handler.ts";
+
+const env = readEnv(Deno.env.toObject());
+const edge = createEdge(env, supabaseAi());
+const log = onBug("ask");
+
+export default { fetch: serve(makeHandler(edge, env, keepAlive, log), log) };
