@@ -50,7 +50,7 @@ async function init({ into, json }: Options): Promise<void> {
   const next = [
     `supabase db push${plan.needsIncludeAll ? " --include-all" : ""}`,
     "supabase secrets set OPENAI_API_KEY=...",
-    "supabase functions deploy search backfill",
+    "supabase functions deploy search ask backfill",
     "in SQL, so that pg_cron wakes the worker: select reembed.set_secret('functions_url', 'https://<project ref>.supabase.co/functions/v1');",
     "select reembed.set_secret('backfill_key', '<a secret API key named backfill>'); select reembed.schedule();",
     "in the clone of Reembed, for each table: npm run -s reembed -- add <table> --project <this project>",

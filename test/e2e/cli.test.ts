@@ -37,6 +37,7 @@ describe("without a database", () => {
     "backfill",
     "work",
     "search",
+    "ask",
     "index",
     "evaluate",
     "canary",
@@ -688,10 +689,10 @@ describePostgres("on PostgreSQL", () => {
       expect({ code, answer }).toMatchObject({
         code: 0,
         answer: {
-          sections: ["backfill", "ingest"],
+          sections: ["ask", "backfill", "ingest"],
           unchanged: 0,
           // Not ingest, which writes into a table that the core does not bring.
-          next: expect.arrayContaining(["supabase functions deploy search backfill"]),
+          next: expect.arrayContaining(["supabase functions deploy search ask backfill"]),
         },
       });
       const config = await readFile(join(project, "supabase", "config.toml"), "utf8");

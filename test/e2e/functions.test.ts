@@ -432,7 +432,7 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
       }
     });
 
-    test.each(["search", "backfill", "ingest"])("%s by GET", async (name) => {
+    test.each(["search", "ask", "backfill", "ingest"])("%s by GET", async (name) => {
       const response = await fetch(`${stack.url}/functions/v1/${name}`, {
         headers: { apikey: stack.backfillKey },
       });
@@ -466,18 +466,21 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
     });
   });
 
-  test.each(["search", "backfill", "ingest"])("a browser may call %s from any origin", async (name) => {
-    const preflight = await fetch(`${stack.url}/functions/v1/${name}`, {
-      method: "OPTIONS",
-      headers: {
-        origin: "http://app.example",
-        "access-control-request-method": "POST",
-        "access-control-request-headers": "apikey,authorization,content-type,x-client-info",
-      },
-    });
-    expect(preflight.status).toBe(204);
-    expect(preflight.headers.get("access-control-allow-origin")).toBe("*");
-  });
+  test.each(["search", "ask", "backfill", "ingest"])(
+    "a browser may call %s from any origin",
+    async (name) => {
+      const preflight = await fetch(`${stack.url}/functions/v1/${name}`, {
+        method: "OPTIONS",
+        headers: {
+          origin: "http://app.example",
+          "access-control-request-method": "POST",
+          "access-control-request-headers": "apikey,authorization,content-type,x-client-info",
+        },
+      });
+      expect(preflight.status).toBe(204);
+      expect(preflight.headers.get("access-control-allow-origin")).toBe("*");
+    },
+  );
 
   test("no key, text or vector has reached the functions' log", () => {
     const all = log.join("\n");
