@@ -77,7 +77,8 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-function createProgram(): Command {
+/** The whole command line; whoever parses with it gets what goes wrong thrown. */
+export function createProgram(): Command {
   const program = new Command("reembed")
     .description(
       "Changes the embedding model under a live Supabase app: no downtime, no lost edit, a way back.",
