@@ -6,7 +6,7 @@ select 'error', c.name, format('%s has no column %I any more: it is one of the c
        format('update reembed.collections set %1$s = array_replace(%1$s, %2$L, ''<its new name>'') where id = %3$s; then renew functions and triggers: docs/doctor.md, registry.', u.list, u.name, c.id)
   from reembed.collections c
   cross join lateral (select 'key_columns', k from unnest(c.key_columns) k union all select 'public_columns', k from unnest(c.public_columns) k
-                      union all select 'filter_columns', k from unnest(c.filter_columns) k) u(list, name)
+                      union all select 'filter_columns', k from unnest(c.filter_columns) k union all select 'list_filter_columns', k from unnest(c.list_filter_columns) k) u(list, name)
  where exists (select from pg_class x where x.oid = c.source_table)
    and not exists (select from pg_attribute a where a.attrelid = c.source_table and a.attname = u.name and not a.attisdropped)
 union all

@@ -21,6 +21,7 @@ create table reembed.jobs (
   lease_hash bytea,
   failed_at timestamptz,
   error text,
+  buys boolean not null default false,
   primary key (version_id, row_id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 comment on table reembed.jobs is
@@ -29,6 +30,7 @@ comment on column reembed.jobs.priority is '0: an edit; 1: backfill. Edits come 
 comment on column reembed.jobs.run_at is 'When it may be claimed. A claim sets it to the end of the lease, so that due jobs are always the first of the index.';
 comment on column reembed.jobs.lease_token is 'The claim that holds it. The token decides, not the deadline: an expired lease that nobody took is still good.';
 comment on column reembed.jobs.lease_hash is 'Hash of the text that was leased, only to keep other claims from buying the same text meanwhile. It proves nothing at completion.';
+comment on column reembed.jobs.buys is 'Somebody has ordered its vector to be bought, though the stored one may be right (order_rows): it is neither settled as current nor copied.';
 create index jobs_due_idx on reembed.jobs (version_id, priority, run_at) where failed_at is null;
 -- For the age of the oldest: of edits that nobody has touched since, which is what an application's write makes, jobs_due_idx tells it already.
 create index jobs_age_idx on reembed.jobs (version_id, priority, enqueued_at) where failed_at is null and (priority = 1 or run_at <> enqueued_at);

@@ -107,7 +107,7 @@ comment on function reembed.deferred_until(text, timestamptz) is
 
 create function reembed.claim(
   collection text default null, version int default null,
-  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null, except_spaces text[] default '{}'
+  max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120, batch uuid default null, except_spaces text[] default '{}', row_ids text[] default null
 ) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 -- The first due jobs come from the index in its order. Statistics that know nothing of a version's jobs would have all of them read and sorted.
@@ -126,7 +126,9 @@ declare
   refusal jsonb;
   unreadable text[];
   part text[];
+  part_buys text[];
   picked text[] := array[]::text[];
+  picked_buys text[] := array[]::text[];
   picked_attempts int[] := array[]::int[];
   part_attempts int[];
   found_id text;
@@ -165,6 +167,9 @@ begin
   elsif version is not null then
     raise exception using errcode = 'RE004', message = 'version is given without collection: it numbers the versions of one collection',
       hint = 'Pass collection too.';
+  end if;
+  if row_ids is not null and claim.version is null then
+    raise exception using errcode = 'RE004', message = 'row_ids is given without version: it names the rows of one version', hint = 'Pass collection and version too.';
   end if;
 
   -- Which version: the one whose first due job is the most urgent, edits before backfill. The next one where others hold all that is due, or the
@@ -224,14 +229,27 @@ begin
     for priority_now in 0..1 loop
       -- The backfill of a version with open batches is theirs: it is to be bought at their price.
       continue when priority_now = 1 and batch is null and reembed.is_in_batches(v.id);
-      select coalesce(array_agg(x.row_id), '{}'), coalesce(array_agg(x.attempts), '{}') into part, part_attempts from (
-        select j.row_id, j.attempts from reembed.jobs j
-         where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
-           and (batch is null or reembed.is_for_batch(j))
-         order by j.run_at limit max_rows - cardinality(picked)
-         for update skip locked) x;
+      if claim.row_ids is null then
+        select coalesce(array_agg(x.row_id), '{}'), coalesce(array_agg(x.attempts), '{}'), coalesce(array_agg(x.row_id) filter (where x.buys), '{}')
+          into part, part_attempts, part_buys from (
+          select j.row_id, j.attempts, j.buys from reembed.jobs j
+           where j.version_id = v.id and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
+             and (batch is null or reembed.is_for_batch(j))
+           order by j.run_at limit max_rows - cardinality(picked)
+           for update skip locked) x;
+      else
+        -- By their keys: whoever waits for these rows does not wait for the queue to be read.
+        select coalesce(array_agg(x.row_id), '{}'), coalesce(array_agg(x.attempts), '{}'), coalesce(array_agg(x.row_id) filter (where x.buys), '{}')
+          into part, part_attempts, part_buys from (
+          select j.row_id, j.attempts, j.buys from reembed.jobs j
+           where j.version_id = v.id and j.row_id = any (claim.row_ids)
+             and j.priority = priority_now and j.failed_at is null and j.run_at <= clock_timestamp()
+           limit max_rows - cardinality(picked)
+           for update skip locked) x;
+      end if;
       picked := picked || part;
       picked_attempts := picked_attempts || part_attempts;
+      picked_buys := picked_buys || part_buys;
       exit when cardinality(picked) >= max_rows;
     end loop;
     exit when cardinality(picked) > 0;
@@ -286,7 +304,7 @@ begin
     begin
       -- A later statement than the one that locked the jobs: it sees every edit that was committed before the lock.
       for found_id, is_present, found_input, found_hash, found_attempts, is_current in execute format(
-          'select g.row_id, t.%1$I is not null, i.input, h.hash, g.attempts, %4$s
+          'select g.row_id, t.%1$I is not null, i.input, h.hash, g.attempts, %4$s and g.row_id <> all ($4)
              from unnest($1, $3) with ordinality g(row_id, attempts, n)
              left join %5$s t on %6$s%7$s
              left join lateral (select * from reembed.records x where x.version_id = $2 and x.row_id = g.row_id offset 0) r on true
@@ -295,7 +313,7 @@ begin
             order by g.n',
           c.key_columns[1], v.input_function, reembed.text_hash('i.input'), reembed.current_condition(v, 'h.hash'),
           c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.vector_join(v))
-        using picked, v.id, picked_attempts
+        using picked, v.id, picked_attempts, picked_buys
       loop
         if not is_present then
           gone_rows := gone_rows || found_id;
@@ -342,7 +360,7 @@ begin
            coalesce(array_agg(g.row_id order by g.n) filter (where not g.is_stored), '{}'),
            coalesce(array_agg(g.hash order by g.n) filter (where not g.is_stored), '{}')
       into copies_given, jobs_given, rows_given, hashes_given
-      from (select u.*, u.hash in (select unnest(copyable)) as is_stored
+      from (select u.*, u.hash in (select unnest(copyable)) and u.row_id <> all (picked_buys) as is_stored
               from unnest(rows_given, hashes_given, jobs_given) with ordinality u(row_id, hash, job, n)) g;
   end if;
 
@@ -420,8 +438,8 @@ begin
     'budget', budget, 'copies', to_jsonb(copies_given), 'jobs', to_jsonb(jobs_given));
 end
 $$;
-comment on function reembed.claim(text, int, int, int, int, uuid, text[]) is
-  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. batch: the batch that it is for (see gather_batch), whose id is the lease token. except_spaces: whose provider the worker cannot reach: the work on others goes on. RE004, RE005, RE006 on bad arguments.';
+comment on function reembed.claim(text, int, int, int, int, uuid, text[], text[]) is
+  'Leases due jobs of one version, edits first, and reserves their cost. Returns { reason: work | again | busy | budget | paused | rate | idle, version_id, space, long_text, lease_token, lease_until, usage_id, copies: [{ row_id, hash }], jobs: [{ row_id, input, hash, tokens, attempts }] }. Copies have a stored vector of their text already: see copy. budget (budget_state) comes with the reason budget: not even the cheapest job fits. Jobs that are already current, or whose row is gone, are settled here. rate: the space has no room for wait_ms, and nothing was leased. batch: the batch that it is for (see gather_batch), whose id is the lease token. except_spaces: whose provider the worker cannot reach: the work on others goes on. row_ids: none but these rows, of the version named, before all that is queued (see order_rows). RE004, RE005, RE006 on bad arguments.';
 
 create function reembed.refuse_vectors(space_id text) returns void
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -559,11 +577,18 @@ begin
         execute format('delete from %s e using unnest($1, $2) g(row_id, vector) where g.vector is null and g.row_id = any ($3) and %s',
             v.vector_table, reembed.key_match(c, v.vector_key, 'e', 'g.row_id'))
           using row_ids, vectors, mine;
-        execute format('insert into %1$s (%2$s, %3$I) select %4$s, g.vector::%5$s from unnest($1, $2) g(row_id, vector) join %6$s t on %7$s
-                         where g.vector is not null and g.row_id = any ($3) on conflict (%2$s) do update set %3$I = excluded.%3$I',
+        execute format('insert into %1$s (%2$s, %3$I%8$s) select %4$s, g.vector::%5$s%9$s
+                          from unnest($1, $2, $6, $7, $8) g(row_id, vector, hash, tokens, truncated) join %6$s t on %7$s
+                         where g.vector is not null and g.row_id = any ($3) on conflict (%2$s) do update set %3$I = excluded.%3$I%10$s',
             v.vector_table, (select string_agg(format('%I', k), ', ' order by n) from unnest(v.vector_key) with ordinality u(k, n)), v.vector_column,
-            reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'))
-          using row_ids, vectors, mine;
+            reembed.key_list(c, 't'), column_type, c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'),
+            coalesce((select string_agg(format(', %I', p.name), '') from reembed.provenance_columns() p where v.keeps_provenance), ''),
+            coalesce((select string_agg(', ' || p.source, '') from reembed.provenance_columns() p where v.keeps_provenance), ''),
+            coalesce((select string_agg(format(', %1$I = excluded.%1$I', p.name), '') from reembed.provenance_columns() p where v.keeps_provenance), ''))
+          using row_ids, vectors, mine, v.space_id,
+            (select reembed.token_price(s, case when exists (select from reembed.batches b where b.id = complete_vectors.lease_token) then 'batch' else 'sync' end)
+               from reembed.spaces s where s.id = v.space_id),
+            hashes, complete_vectors.tokens, coalesce(complete_vectors.truncated, array_fill(false, array[cardinality(row_ids)]));
         get diagnostics stored = row_count;
         stored := stored + (select count(*) from unnest(row_ids, vectors) g(row_id, vector) where g.vector is null and g.row_id = any (mine));
       end if;
@@ -704,6 +729,45 @@ $$;
 comment on function reembed.retry(text) is
   'Makes failed jobs due again with all their attempts, of one collection or of all, once what made them fail is mended. Returns how many. RE005: unknown collection.';
 
+create function reembed.order_rows(collection text, version int, row_ids text[], force boolean default false, caller_hash text default null) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c constant reembed.collections := reembed.collection_named(collection);
+  v constant reembed.versions := reembed.version_numbered(collection, version);
+  seconds double precision;
+  waiting int;
+begin
+  if row_ids is null or array_position(row_ids, null) is not null or cardinality(row_ids) not between 1 and 2048 then
+    raise exception using errcode = 'RE004', message = 'row_ids must hold 1 to 2048 row ids and no null', hint = 'Name each row by the text of its key.';
+  end if;
+  if not v.maintained then
+    perform reembed.refuse_step(v, 'order_rows', 'it is not maintained');
+  end if;
+  if caller_hash is not null then
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'));
+    if seconds > 0 then
+      return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
+    end if;
+  end if;
+  -- A worker's lock on a job lasts milliseconds; whoever is in its way longer is not waited for.
+  perform set_config('lock_timeout', '2s', true);
+  if force then
+    execute format(
+        'insert into reembed.jobs as j (version_id, row_id, buys)
+         select $1, g.row_id, true from unnest($2) g(row_id) where exists (select from %s t where %s) order by g.row_id %s, buys = true',
+        c.source_table, reembed.key_match(c, c.key_columns, 't', 'g.row_id'), reembed.enqueue_clause())
+      using v.id, order_rows.row_ids;
+  else
+    update reembed.jobs j set priority = 0, attempts = 0, run_at = clock_timestamp(), failed_at = null, error = null
+     where j.version_id = v.id and j.row_id = any (order_rows.row_ids) and (j.lease_token is null or j.lease_until < clock_timestamp());
+  end if;
+  select count(*) into waiting from reembed.jobs j where j.version_id = v.id and j.row_id = any (order_rows.row_ids);
+  return jsonb_build_object('waiting', waiting);
+end
+$$;
+comment on function reembed.order_rows(text, int, text[], boolean, text) is
+  'Puts rows of a version before all that is queued, also those that have failed or wait for another attempt; who claims them at once names them (claim, row_ids). force: their vectors are bought again, whatever is stored. caller_hash: SHA-256 in hex of who asks, to be counted by the rate of queries; null for who has none. Returns { waiting: how many of them have a job, leased ones included } or { refused: rate, retry_seconds }. RE004, RE005, RE006 on bad arguments; RE007: the version is not maintained.';
+
 create function reembed.release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0) returns int
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -794,9 +858,9 @@ comment on function reembed.resume_space(text) is 'Ends a pause. RE004: unknown 
 
 create function public.reembed_claim(
   collection text default null, version int default null, max_rows int default 100, max_tokens int default 250000, lease_seconds int default 120,
-  except_spaces text[] default '{}'
+  except_spaces text[] default '{}', row_ids text[] default null
 ) returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds, except_spaces => reembed_claim.except_spaces)
+  select reembed.claim(reembed_claim.collection, reembed_claim.version, max_rows, max_tokens, lease_seconds, except_spaces => reembed_claim.except_spaces, row_ids => reembed_claim.row_ids)
 $$;
 create function public.reembed_complete(
   version_id int, space_id text, lease_token uuid, row_ids text[], hashes text[], vectors text[], tokens int[], skipped text[] default null, wait boolean default false,
@@ -813,6 +877,10 @@ $$;
 create function public.reembed_fail(version_id int, lease_token uuid, row_ids text[], error text, retry_seconds double precision default null)
 returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select reembed.fail(version_id, lease_token, row_ids, error, retry_seconds)
+$$;
+create function public.reembed_order_rows(collection text, version int, row_ids text[], force boolean default false, caller_hash text default null)
+returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  select reembed.order_rows(reembed_order_rows.collection, reembed_order_rows.version, row_ids, force, caller_hash)
 $$;
 create function public.reembed_release(version_id int, lease_token uuid, row_ids text[] default null, delay_seconds double precision default 0)
 returns int language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -833,7 +901,7 @@ declare
 begin
   for door in select p.oid::regprocedure as signature, p.proname from pg_catalog.pg_proc p
                where p.pronamespace = 'public'::regnamespace
-                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_complete_vectors', 'reembed_fail', 'reembed_release', 'reembed_settle', 'reembed_pause_space') loop
+                 and p.proname in ('reembed_claim', 'reembed_complete', 'reembed_complete_vectors', 'reembed_fail', 'reembed_order_rows', 'reembed_release', 'reembed_settle', 'reembed_pause_space') loop
     execute format('revoke execute on function %s from public, anon, authenticated', door.signature);
     execute format('grant execute on function %s to service_role', door.signature);
     execute format('comment on function %s is %L', door.signature, 'For service_role: reembed.' || substr(door.proname, 9) || ', which documents it.');

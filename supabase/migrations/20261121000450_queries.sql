@@ -62,7 +62,7 @@ $$;
 comment on function reembed.set_query_rate(int, int) is
   'How many searches by text a caller without a secret key may make: per_minute lasting, burst at once (each 1 to 1,000,000). RE004: out of range.';
 
-create function reembed.admit_caller(caller bytea, purpose text default 'search') returns double precision
+create function reembed.admit_caller(caller bytea, purpose text default 'search', requests int default 1) returns double precision
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -71,10 +71,10 @@ declare
   left_over double precision;
 begin
   select l.per_minute / 60.0, l.burst into strict per_second, burst from reembed.query_limits l where l.purpose = admit_caller.purpose;
-  insert into reembed.query_rates as r (purpose, caller, tokens, at) values (admit_caller.purpose, admit_caller.caller, burst - 1, moment)
+  insert into reembed.query_rates as r (purpose, caller, tokens, at) values (admit_caller.purpose, admit_caller.caller, burst - requests, moment)
   on conflict on constraint query_rates_pkey do update
-     set tokens = least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) - 1, at = greatest(r.at, moment)
-   where least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) >= 1;
+     set tokens = least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) - requests, at = greatest(r.at, moment)
+   where least(burst, r.tokens + per_second * greatest(0, extract(epoch from moment - r.at))) >= requests;
   if found then
     -- Now and then, so that the table holds the callers of the last moments alone.
     if random() < 0.01 then
@@ -84,11 +84,11 @@ begin
   end if;
   select r.tokens + per_second * greatest(0, extract(epoch from moment - r.at)) into left_over
     from reembed.query_rates r where r.purpose = admit_caller.purpose and r.caller = admit_caller.caller;
-  return greatest(0.001, (1 - coalesce(left_over, 0)) / per_second);
+  return greatest(0.001, (requests - coalesce(left_over, 0)) / per_second);
 end
 $$;
-comment on function reembed.admit_caller(bytea, text) is
-  'Takes a token from the caller''s bucket for this purpose: 0 when there was one, else the seconds until there is. Equal callers at once wait for each other for the length of one call.';
+comment on function reembed.admit_caller(bytea, text, int) is
+  'Takes a token a request from the caller''s bucket for this purpose, all of them or none, never more than its burst: 0 when there were as many, else the seconds until there are. Equal callers at once wait for each other for the length of one call.';
 
 create function reembed.sweep_query_rates() returns bigint
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$

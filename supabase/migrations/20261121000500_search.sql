@@ -7,8 +7,16 @@
 --   * Space, width and model are literals: anon cannot read the registry. add_version and set_space make the RPC anew.
 --   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside and the distance
 --     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
---   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so when fewer rows than
---     asked came back before the threshold, one exact search follows: a caller who may see three rows of a hundred thousand gets three.
+--   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so fewer rows than asked may come
+--     back, above all where a policy lets the caller see little: how little, no plan knows, since it is made before the caller's rows are counted.
+--     So a search goes on only as far as it must (all of it before the threshold):
+--       1. a short index scan, which is all that most callers ever need;
+--       2. when it found fewer rows than asked, the rows that the caller may see are listed, up to exact_rows() of them: if that is all of them, they are
+--          compared one by one. A caller who may see three rows of a hundred thousand gets three, and pays for three;
+--       3. when they are more, a longer index scan meets enough of them, as a rule;
+--       4. and when it does not, all that the caller may see are compared.
+--     Without filters the first step must not sort, where it has an index: the planner takes every caller for an average one, and sorts ten thousand rows of
+--     the one who has them.
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
@@ -76,18 +84,27 @@ $$;
 comment on function reembed.distance_to_query(reembed.versions, name) is
   'SQL text of the cosine distance from a row''s vector to the RPC''s query_embedding, in the form that the index serves.';
 
+create function reembed.filters_of(c reembed.collections) returns table (parameter text, filtered name, suffix text, n bigint)
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select 'filter_' || f, f, '', n from unnest(c.filter_columns) with ordinality u(f, n)
+  union all select 'filter_' || f || '_any', f, '[]', n from unnest(c.list_filter_columns) with ordinality u(f, n)
+$$;
+comment on function reembed.filters_of(reembed.collections) is
+  'The parameters by which an RPC filters: their names, the columns, and what is behind the column''s type: nothing for one value, [] for a list of which any fits.';
+
 create function reembed.filter_parameters(c reembed.collections) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select coalesce(string_agg(format(E'  %I %s default null,\n', 'filter_' || f, format_type(a.atttypid, null)), '' order by n), '')
-    from unnest(c.filter_columns) with ordinality u(f, n)
-    join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f
+  select coalesce(string_agg(format(E'  %I %s default null,\n', f.parameter, format_type(a.atttypid, null) || f.suffix), '' order by f.suffix, f.n), '')
+    from reembed.filters_of(c) f
+    join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = f.filtered
 $$;
-comment on function reembed.filter_parameters(reembed.collections) is 'SQL text of an RPC''s parameters filter_<column>, one a line.';
+comment on function reembed.filter_parameters(reembed.collections) is 'SQL text of an RPC''s parameters filter_<column> and filter_<column>_any, one a line.';
 
 create function reembed.filter_conditions(c reembed.collections, rpc name, alias text) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select coalesce(string_agg(format(' and (%3$I.%1$I is null or %4$s.%2$I = %3$I.%1$I)', 'filter_' || f, f, rpc, alias), '' order by n), '')
-    from unnest(c.filter_columns) with ordinality u(f, n)
+  select coalesce(string_agg(format(case f.suffix when '' then ' and (%3$I.%1$I is null or %4$s.%2$I = %3$I.%1$I)' else ' and (%3$I.%1$I is null or %4$s.%2$I = any (%3$I.%1$I))' end,
+                                    f.parameter, f.filtered, rpc, alias), '' order by f.suffix, f.n), '')
+    from reembed.filters_of(c) f
 $$;
 comment on function reembed.filter_conditions(reembed.collections, name, text) is 'SQL text of the conditions that the RPC''s filters put on the row `alias`.';
 
@@ -105,6 +122,15 @@ language sql immutable security invoker set search_path = pg_catalog, pg_temp as
 $$;
 comment on function reembed.distance_cost(reembed.spaces) is 'The cpu_operator_cost under which the planner sees what a distance in this space costs.';
 
+create function reembed.exact_rows(v reembed.versions) returns int
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select least(20000, case a.attstorage when 'p' then 16000000 else 5000000 end / s.dimensions)
+    from pg_catalog.pg_attribute a, reembed.spaces s
+   where a.attrelid = v.vector_table and a.attname = v.vector_column and s.id = v.space_id
+$$;
+comment on function reembed.exact_rows(reembed.versions) is
+  'How many vectors a search compares one by one, rather than look for the few that its caller may see in the index: as many as take about 30 ms. Three times as many where they stand in their rows (storage plain) and need not be fetched from TOAST.';
+
 create function reembed.match_function_sql(v reembed.versions) returns text
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -120,10 +146,14 @@ create function public.%1$I(
   match_count integer default 5,
 %3$s  query_space text default null
 ) returns table (%4$s, similarity double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %7$s set jit = off as $body$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %7$s set jit = off
+  set enable_sort = on set enable_hashjoin = on set enable_mergejoin = on as $body$
 #variable_conflict use_column
+<<own>>
 declare
   found_rows bigint;
+  _effort int;
+  _visible tid[];
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
@@ -135,19 +165,38 @@ begin
 
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
           set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true),
-          set_config('hnsw.max_scan_tuples', '20000', true);
-
-  for %13$s, similarity, found_rows in
-    select %14$s, 1 - n._distance, count(*) over ()
-      from (select %15$s, %9$s as _distance from %10$s where true%11$s
-             order by %9$s limit %1$I.match_count) n
-     where n._distance <> 'NaN'
-     order by n._distance, %16$s
-  loop
-    exit when found_rows < match_count or similarity <= match_threshold;
-    return next;
+          set_config('enable_sort', %21$s, true);
+  foreach _effort in array array[%18$s, 20000] loop
+    perform set_config('hnsw.max_scan_tuples', _effort::text, true);
+    for %13$s, similarity, found_rows in
+      select %14$s, 1 - n._distance, count(*) over ()
+        from (select %15$s, %9$s as _distance from %10$s where true%11$s
+               order by %9$s limit %1$I.match_count) n
+       where n._distance <> 'NaN'
+       order by n._distance, %16$s
+    loop
+      exit when found_rows < match_count or similarity <= match_threshold;
+      return next;
+    end loop;
+    if found_rows >= match_count then
+      return;
+    end if;
+    if _visible is null then
+      perform set_config('enable_sort', 'on', true);
+      _visible := array(select t.ctid from %19$s t where true%11$s limit %20$s + 1);
+      exit when cardinality(_visible) <= %20$s;
+    end if;
   end loop;
-  if coalesce(found_rows, 0) < match_count then
+
+  if cardinality(_visible) <= %20$s then
+    perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+    return query
+      select %14$s, 1 - n._distance
+        from (select * from (select %15$s, %9$s as _distance from %10$s where t.ctid = any (own._visible) and %12$s is not null offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit %1$I.match_count) n
+       where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
+       order by n._distance, %16$s;
+  else
     return query
       select %14$s, 1 - n._distance
         from (select * from (select %15$s, %9$s as _distance from %10$s where %12$s is not null%11$s offset 0) x
@@ -178,7 +227,12 @@ $sql$,
     (select string_agg(format('n.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
     reembed.key_list(c, 'n'),
-    v.ef_search);
+    v.ef_search,
+    1000,
+    c.source_table,
+    reembed.exact_rows(v),
+    coalesce((select format('case when num_nonnulls(%s) = 0 then ''off'' else ''on'' end', string_agg(format('%I.%I', v.match_function, f.parameter), ', ')) from reembed.filters_of(c) f
+               having count(*) > 0), '''off'''));
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';

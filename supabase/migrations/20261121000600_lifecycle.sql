@@ -136,6 +136,7 @@ begin
     perform reembed.create_match_function(sibling.id);
   end loop;
   insert into reembed.events (kind, collection, version, detail) values ('add', c.name, next_number, jsonb_build_object('space', add_version.space_id));
+  perform reembed.renew_dependents(c);
   return new_id;
 end
 $$;

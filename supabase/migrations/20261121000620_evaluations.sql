@@ -301,15 +301,17 @@ $$;
 comment on function reembed.canonical_rows(text, text[]) is
   'Keys as a person wrote them, as the row ids that searches return: { given: row_id }; keys of no row are left out. RE005: unknown collection; 22P02: a text is no key of this table.';
 
--- Many queries in one request, so that an evaluation costs the provider a handful of calls. The same cache, budget and ledger as begin_query and end_query.
+-- Many queries in one request, so that an evaluation, or a search for many things, costs the provider a handful of calls. The same cache, budget and ledger as begin_query and end_query.
 
-create function reembed.begin_queries(space_id text, query_hashes text[], tokens int[]) returns jsonb
+create function reembed.begin_queries(space_id text, query_hashes text[], tokens int[], caller_hash text default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   price numeric;
   known jsonb;
   missing_tokens bigint;
   missing_inputs int;
+  most int;
+  seconds double precision;
   refusal jsonb;
   ticket bigint;
 begin
@@ -321,6 +323,17 @@ begin
        where hash is null or hash !~ '^[0-9a-f]{64}$' or estimate is null or estimate < 1) then
     raise exception using errcode = 'RE004', message = 'query_hashes and tokens must be SHA-256 in hex and at least one token, one each for each query',
       hint = 'Pass two arrays of the same length.';
+  end if;
+  if caller_hash is not null then
+    select l.burst into strict most from reembed.query_limits l where l.purpose = 'search';
+    if caller_hash !~ '^[0-9a-f]{64}$' or cardinality(query_hashes) > most then
+      raise exception using errcode = 'RE004', message = case when cardinality(query_hashes) > most then format('queries: there are %s, and a caller with a rate asks %s at once at most', cardinality(query_hashes), most)
+        else 'caller_hash must be a SHA-256 in hex' end, hint = 'Ask for fewer at once; the holder of a secret key has no rate.';
+    end if;
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'), requests => cardinality(query_hashes));
+    if seconds > 0 then
+      return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
+    end if;
   end if;
   -- In the order of their keys, so that two evaluations at once do not wait for each other in a circle.
   perform from reembed.query_cache q
@@ -349,8 +362,8 @@ begin
   return jsonb_build_object('embeddings', known, 'ticket', ticket);
 end
 $$;
-comment on function reembed.begin_queries(text, text[], int[]) is
-  'begin_query for many queries of one request, without a caller''s rate. Returns { embeddings: { hash: the stored one }, ticket: embed the others, then end_queries; null when none is left } or { refused: budget, retry_seconds }. RE004 on bad arguments.';
+comment on function reembed.begin_queries(text, text[], int[], text) is
+  'begin_query for many queries of one request, each of which the caller''s rate counts. Returns { embeddings: { hash: the stored one }, ticket: embed the others, then end_queries; null when none is left } or { refused: rate | budget, retry_seconds }. RE004 on bad arguments.';
 
 create function reembed.end_queries(ticket bigint, query_hashes text[], embeddings text[], tokens int, latency_ms int, outcome text, state text default 'settled') returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -371,5 +384,19 @@ end
 $$;
 comment on function reembed.end_queries(bigint, text[], text[], int, int, text, text) is
   'end_query for many queries of one request: stores the embeddings that came, one for each hash, and settles the reservation. tokens null: nothing was charged; state lost: the answer never came and tokens is an estimate. RE004: the ticket is not an open reservation.';
+
+create function public.reembed_begin_queries(space_id text, query_hashes text[], tokens int[], caller_hash text default null)
+returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  select reembed.begin_queries(space_id, query_hashes, tokens, caller_hash)
+$$;
+create function public.reembed_end_queries(ticket bigint, query_hashes text[], embeddings text[], tokens int, latency_ms int, outcome text, state text default 'settled')
+returns void language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  select reembed.end_queries(ticket, query_hashes, embeddings, tokens, latency_ms, outcome, state)
+$$;
+revoke execute on function public.reembed_begin_queries(text, text[], int[], text), public.reembed_end_queries(bigint, text[], text[], int, int, text, text)
+  from public, anon, authenticated;
+grant execute on function public.reembed_begin_queries(text, text[], int[], text), public.reembed_end_queries(bigint, text[], text[], int, int, text, text) to service_role;
+comment on function public.reembed_begin_queries(text, text[], int[], text) is 'For service_role: reembed.begin_queries, which documents it.';
+comment on function public.reembed_end_queries(bigint, text[], text[], int, int, text, text) is 'For service_role: reembed.end_queries, which documents it.';
 
 revoke execute on all functions in schema reembed from public;

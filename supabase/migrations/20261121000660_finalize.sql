@@ -29,6 +29,7 @@ begin
       execute replace(reembed.rpc_sql(sibling, rpc), format('create function public.%I(', rpc), format('create or replace function public.%I(', rpc));
     end loop;
   end loop;
+  perform reembed.renew_dependents(c);
 end
 $$;
 comment on function reembed.finalize(text, int, text, text) is

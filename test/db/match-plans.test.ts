@@ -218,7 +218,8 @@ describePostgres("a match RPC over many rows", () => {
     const { rows, searches } = await watch(watcher, call, [queries384[4]]);
     await owner.query("drop index course_content_module_idx");
     expect(distancesOf(rows)).toEqual(expected.map((distance) => expect.closeTo(distance, 9)));
-    for (const search of searches) expect(search.nodes.join()).toContain("course_content_module_idx");
+    expect(searches[0]?.nodes.join()).toContain("course_content_module_idx");
+    for (const search of searches) expect(search.nodes).not.toContain("Seq Scan");
   });
 
   test("as many rows as are asked for, beyond what the index looks at by default", async () => {

@@ -23,7 +23,7 @@ import { connect, createDatabase, describePostgres, type TestDatabase } from "..
 import { type Session, Sessions, settlesOrBlocks, untilBlocked } from "../support/sessions.ts";
 import { claim, complete, expireLeases, workOff } from "../support/worker.ts";
 
-const CLAIM = "reembed.claim(text, int, int, int, int, uuid, text[])";
+const CLAIM = "reembed.claim(text, int, int, int, int, uuid, text[], text[])";
 const COMPLETE =
   "reembed.complete_vectors(int, text, uuid, text[], text[], extensions.vector[], int[], text[], boolean, boolean[])";
 const ENQUEUE_MISSING = "reembed.enqueue_missing(int, text, int)";
@@ -844,8 +844,8 @@ describePostgres("the protocol", () => {
       test("is needed: in one statement the text is older than the lock, and the newer edit's job is taken away", async () => {
         await without(CLAIM, [
           [
-            "limit max_rows - cardinality(picked)\n         for update skip locked) x;",
-            "limit max_rows - cardinality(picked)) x;",
+            "limit max_rows - cardinality(picked)\n           for update skip locked) x;\n      else",
+            "limit max_rows - cardinality(picked)) x;\n      else",
           ],
           [
             "from unnest($1, $3) with ordinality g(row_id, attempts, n)",

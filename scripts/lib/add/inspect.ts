@@ -191,7 +191,7 @@ select jsonb_build_object(
                where g.tgrelid = c.oid and not g.tgisinternal and g.tgtype & 16 > 0 and g.tgenabled <> 'D' and g.tgname !~ '^reembed_\\d+_'),
   'publications', (select coalesce(jsonb_agg(p.pubname order by p.pubname), '[]') from pg_publication_tables p
                     where p.schemaname = n.nspname and p.tablename = c.relname),
-  'collection', (select x.name from reembed.collections x where x.source_table = c.oid),
+  'collection', (select min(x.name) from reembed.collections x where x.source_table = c.oid),
   'relations', (select coalesce(jsonb_agg(x.relname), '[]') from pg_class x where x.relnamespace = n.oid),
   'matchFunctions', (select coalesce(jsonb_agg(distinct p.proname), '[]') from pg_proc p
                       where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(match|hybrid|recent)_'),

@@ -94,6 +94,8 @@ export interface ClaimOptions {
   readonly leaseSeconds: number;
   /** Spaces of which nothing is claimed. */
   readonly exceptSpaces?: readonly string[] | undefined;
+  /** None but these rows of the version named. */
+  readonly rowIds?: readonly string[] | undefined;
 }
 
 /** One row's result: a vector, or the reason why it was skipped. */
@@ -191,7 +193,7 @@ export interface Queue {
 /** The queue behind any way of calling the database's functions. */
 export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue {
   return {
-    async claim({ collection, version, maxRows, maxTokens, leaseSeconds, exceptSpaces }) {
+    async claim({ collection, version, maxRows, maxTokens, leaseSeconds, exceptSpaces, rowIds }) {
       const answer = await rpc("reembed_claim", {
         collection: collection ?? null,
         version: version ?? null,
@@ -199,6 +201,7 @@ export function createQueue(rpc: Rpc, form: VectorForm = VECTORS_AS_TEXT): Queue
         max_tokens: maxTokens,
         lease_seconds: leaseSeconds,
         except_spaces: exceptSpaces ?? [],
+        ...(rowIds === undefined ? {} : { row_ids: rowIds }),
       });
       return claim.parse(answer);
     },

@@ -36,6 +36,8 @@ export interface WorkerPorts {
 export interface SliceOptions {
   readonly collection?: string | undefined;
   readonly version?: number | undefined;
+  /** None but these rows, of the version named. */
+  readonly rows?: readonly string[] | undefined;
   /** Rows a claim, and so a provider request, takes at most. */
   readonly batch?: number;
   /** Claims that are worked on at once, so that one is stored while the provider answers another. The space may allow fewer; 1 if left out. */
@@ -216,6 +218,7 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
       maxTokens: MOST_TOKENS,
       leaseSeconds: options.leaseSeconds ?? 120,
       exceptSpaces: [...slice.unreachable.keys()],
+      ...(options.rows === undefined ? {} : { rowIds: options.rows }),
     });
     if (claim.reason === "paused") {
       report.error = claim.pause_reason ?? `${claim.space} is paused`;
