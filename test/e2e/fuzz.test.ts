@@ -47,6 +47,40 @@ const ROUTES: readonly FuzzRoute[] = [
     body: { match_count: 3, match_threshold: -1, version: 1 },
     file: { field: "image", bytes: png(1) },
   },
+  {
+    path: "artifacts/search/similar",
+    key: "secretKey",
+    body: {
+      query_text: "a project in Go",
+      limit: 3,
+      similarity_threshold: 0.1,
+      artifact_types: ["project"],
+      user_only: false,
+      method: "l2",
+      content_type: "full",
+    },
+  },
+  {
+    path: "artifacts/search/similar/batch",
+    key: "secretKey",
+    body: { queries: [{ query_text: "a project" }, { query_text: "a poem" }], user_only: false },
+  },
+  {
+    path: "artifacts/rank",
+    key: "secretKey",
+    body: {
+      job_description: "Somebody who writes Go",
+      artifact_ids: [1],
+      ranking_method: "hybrid",
+      top_k: 3,
+    },
+  },
+  {
+    path: "artifacts/1/embeddings",
+    key: "secretKey",
+    body: { content_type: "full", force_regenerate: true },
+  },
+  { path: "artifacts/1/embeddings/", key: "secretKey", method: "GET" },
 ];
 
 const REQUESTS = Number(process.env.REEMBED_FUZZ_REQUESTS ?? 2_000);
@@ -79,6 +113,10 @@ beforeAll(async () => {
   await db.query(
     "insert into public.course_content (title, content) values ('Commits', 'A commit is a snapshot.')",
   );
+  await db.query(
+    `with owner as (insert into auth.users (id) values (gen_random_uuid()) returning id)
+     insert into public.artifacts (owner_id, title, type, skills) select id, 'A parser', 'project', '{Go}' from owner`,
+  );
   await db.end();
 });
 afterAll(async () => {
@@ -97,7 +135,8 @@ test("the table has every function", () => {
 });
 
 test.each(ROUTES)("$path takes the request that its line has", async (route) => {
-  const body = route.file === undefined ? JSON.stringify(route.body ?? {}) : formOf(route);
+  const json = route.method === "GET" ? undefined : JSON.stringify(route.body ?? {});
+  const body = route.file === undefined ? json : formOf(route);
   const type = route.file === undefined ? "application/json" : `multipart/form-data; boundary=${BOUNDARY}`;
   const headers = { apikey: stack[route.key], "content-type": type };
   expect(await sendFuzz(stack, { route, method: route.method ?? "POST", headers, body }, WITHIN_MS)).toBe(

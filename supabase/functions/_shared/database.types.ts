@@ -73,6 +73,378 @@ export type Database = {
         };
         Relationships: [];
       };
+      artifact_chunk_1536: {
+        Row: {
+          artifact_chunk_id: string;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_chunk_id: string;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_chunk_id?: string;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_chunk_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_chunk_1536_artifact_chunk_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifact_chunks";
+          },
+        ];
+      };
+      artifact_chunk_3072: {
+        Row: {
+          artifact_chunk_id: string;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_chunk_id: string;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_chunk_id?: string;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_chunk_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_chunk_3072_artifact_chunk_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifact_chunks";
+          },
+        ];
+      };
+      artifact_chunks: {
+        Row: {
+          artifact_id: number;
+          content: string;
+          id: string;
+          owner_id: string;
+          position: number;
+          type: string;
+          workspace_id: string | null;
+        };
+        Insert: {
+          artifact_id: number;
+          content: string;
+          id?: string;
+          owner_id: string;
+          position: number;
+          type: string;
+          workspace_id?: string | null;
+        };
+        Update: {
+          artifact_id?: number;
+          content?: string;
+          id?: string;
+          owner_id?: string;
+          position?: number;
+          type?: string;
+          workspace_id?: string | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_id"];
+            isOneToOne: false;
+            foreignKeyName: "artifact_chunks_artifact_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifacts";
+          },
+        ];
+      };
+      artifact_full_1536: {
+        Row: {
+          artifact_id: number;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_id: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_id?: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_full_1536_artifact_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifacts";
+          },
+        ];
+      };
+      artifact_full_3072: {
+        Row: {
+          artifact_id: number;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_id: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_id?: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_full_3072_artifact_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifacts";
+          },
+        ];
+      };
+      artifact_summary_1536: {
+        Row: {
+          artifact_id: number;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_id: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_id?: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_summary_1536_artifact_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifacts";
+          },
+        ];
+      };
+      artifact_summary_3072: {
+        Row: {
+          artifact_id: number;
+          content_hash: string | null;
+          cost_usd: number | null;
+          embedded_at: string | null;
+          embedding: string;
+          id: string;
+          space_id: string | null;
+          tokens: number | null;
+          truncated: boolean | null;
+        };
+        Insert: {
+          artifact_id: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Update: {
+          artifact_id?: number;
+          content_hash?: string | null;
+          cost_usd?: number | null;
+          embedded_at?: string | null;
+          embedding?: number[] | string;
+          id?: string;
+          space_id?: string | null;
+          tokens?: number | null;
+          truncated?: boolean | null;
+        };
+        Relationships: [
+          {
+            columns: ["artifact_id"];
+            isOneToOne: true;
+            foreignKeyName: "artifact_summary_3072_artifact_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifacts";
+          },
+        ];
+      };
+      artifact_workspace_members: {
+        Row: { user_id: string; workspace_id: string };
+        Insert: { user_id: string; workspace_id: string };
+        Update: { user_id?: string; workspace_id?: string };
+        Relationships: [
+          {
+            columns: ["workspace_id"];
+            isOneToOne: false;
+            foreignKeyName: "artifact_workspace_members_workspace_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifact_workspaces";
+          },
+        ];
+      };
+      artifact_workspaces: {
+        Row: { created_at: string; id: string; name: string };
+        Insert: { created_at?: string; id?: string; name: string };
+        Update: { created_at?: string; id?: string; name?: string };
+        Relationships: [];
+      };
+      artifacts: {
+        Row: {
+          content: string | null;
+          created_at: string;
+          description: string | null;
+          id: number;
+          owner_id: string;
+          skills: string[];
+          summary: string | null;
+          title: string;
+          type: string;
+          words: string | null;
+          workspace_id: string | null;
+        };
+        Insert: {
+          content?: string | null;
+          created_at?: string;
+          description?: string | null;
+          id?: never;
+          owner_id?: string;
+          skills?: string[];
+          summary?: string | null;
+          title: string;
+          type?: string;
+          words?: string | null;
+          workspace_id?: string | null;
+        };
+        Update: {
+          content?: string | null;
+          created_at?: string;
+          description?: string | null;
+          id?: never;
+          owner_id?: string;
+          skills?: string[];
+          summary?: string | null;
+          title?: string;
+          type?: string;
+          words?: string | null;
+          workspace_id?: string | null;
+        };
+        Relationships: [
+          {
+            columns: ["workspace_id"];
+            isOneToOne: false;
+            foreignKeyName: "artifacts_workspace_id_fkey";
+            referencedColumns: ["id"];
+            referencedRelation: "artifact_workspaces";
+          },
+        ];
+      };
       bora_docs: {
         Row: {
           content: string;
@@ -296,8 +668,53 @@ export type Database = {
         Relationships: [];
       };
     };
-    Views: { [_ in never]: never };
+    Views: {
+      artifact_embeddings: {
+        Row: {
+          artifact_chunk_id: string | null;
+          artifact_id: number | null;
+          content_hash: string | null;
+          content_type: string | null;
+          embedding_vector: string | null;
+          generated_at: string | null;
+          id: string | null;
+          metadata: Json | null;
+          model_dimensions: number | null;
+          model_version: string | null;
+          processing_cost_usd: number | null;
+          version: number | null;
+        };
+        Relationships: [];
+      };
+      chunk_embeddings: {
+        Row: {
+          artifact_chunk_id: string | null;
+          content_hash: string | null;
+          embedding_vector: string | null;
+          generated_at: string | null;
+          id: string | null;
+          metadata: Json | null;
+          model_dimensions: number | null;
+          model_version: string | null;
+          processing_cost_usd: number | null;
+          version: number | null;
+        };
+        Relationships: [];
+      };
+      job_embeddings: {
+        Row: {
+          access_count: number | null;
+          embedding_vector: string | null;
+          generated_at: string | null;
+          job_description_hash: string | null;
+          space_id: string | null;
+          used_at: string | null;
+        };
+        Relationships: [];
+      };
+    };
     Functions: {
+      artifact_embedding_list: { Args: { artifact_id: number }; Returns: Json };
       embedding_route: {
         Args: { collection: string; version?: number; caller_bucket?: number };
         Returns: Json;
@@ -343,6 +760,52 @@ export type Database = {
           text: string;
           title: string;
           url: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_artifacts: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
+          similarity: number;
+          score: number;
+        }[];
+      };
+      hybrid_artifacts_v2: {
+        Args: {
+          query_text: string;
+          query_embedding?: number[] | string;
+          match_count?: number;
+          rrf_k?: number;
+          full_text_weight?: number;
+          semantic_weight?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
           similarity: number;
           score: number;
         }[];
@@ -557,6 +1020,106 @@ export type Database = {
           similarity: number;
         }[];
       };
+      match_artifact_chunks: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_artifact_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: { id: string; artifact_id: number; position: number; content: string; similarity: number }[];
+      };
+      match_artifact_chunks_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_artifact_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: { id: string; artifact_id: number; position: number; content: string; similarity: number }[];
+      };
+      match_artifact_summaries: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
+          similarity: number;
+        }[];
+      };
+      match_artifact_summaries_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
+          similarity: number;
+        }[];
+      };
+      match_artifacts: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
+          similarity: number;
+        }[];
+      };
+      match_artifacts_v2: {
+        Args: {
+          query_embedding: number[] | string;
+          match_threshold?: number;
+          match_count?: number;
+          filter_owner_id?: string;
+          filter_id_any?: number[];
+          filter_type_any?: string[];
+          query_space?: string;
+        };
+        Returns: {
+          id: number;
+          owner_id: string;
+          title: string;
+          type: string;
+          description: string;
+          similarity: number;
+        }[];
+      };
       match_bora_docs: {
         Args: {
           query_embedding: number[] | string;
@@ -723,6 +1286,18 @@ export type Database = {
           similarity: number;
         }[];
       };
+      rank_artifacts: {
+        Args: {
+          job_description: string;
+          query_embedding?: string;
+          version?: number;
+          query_space?: string;
+          artifact_ids?: number[];
+          ranking_method?: string;
+          top_k?: number;
+        };
+        Returns: Json;
+      };
       recent_article_chunks: {
         Args: {
           query_embedding: number[] | string;
@@ -790,6 +1365,10 @@ export type Database = {
         Args: { describer: string; image_hash: string; lease_seconds?: number };
         Returns: Json;
       };
+      reembed_begin_queries: {
+        Args: { space_id: string; query_hashes: string[]; tokens: number[]; caller_hash?: string };
+        Returns: Json;
+      };
       reembed_begin_query: {
         Args: { space_id: string; query_hash: string; tokens: number; caller_hash?: string };
         Returns: Json;
@@ -802,6 +1381,7 @@ export type Database = {
           max_tokens?: number;
           lease_seconds?: number;
           except_spaces?: string[];
+          row_ids?: string[];
         };
         Returns: Json;
       };
@@ -864,6 +1444,18 @@ export type Database = {
         Returns: undefined;
       };
       reembed_end_description: { Args: { ticket: string; description?: string }; Returns: undefined };
+      reembed_end_queries: {
+        Args: {
+          ticket: number;
+          query_hashes: string[];
+          embeddings: string[];
+          tokens: number;
+          latency_ms: number;
+          outcome: string;
+          state?: string;
+        };
+        Returns: undefined;
+      };
       reembed_end_query: {
         Args: {
           ticket: number;
@@ -891,6 +1483,16 @@ export type Database = {
       reembed_ingest_products: { Args: { products: Json }; Returns: Json };
       reembed_leave_slot: { Args: { token: string }; Returns: undefined };
       reembed_log_query: { Args: { collection: string; query: string }; Returns: undefined };
+      reembed_order_rows: {
+        Args: {
+          collection: string;
+          version: number;
+          row_ids: string[];
+          force?: boolean;
+          caller_hash?: string;
+        };
+        Returns: Json;
+      };
       reembed_pause_space: {
         Args: { space_id: string; reason: string; seconds?: number };
         Returns: undefined;
@@ -901,6 +1503,20 @@ export type Database = {
       };
       reembed_settle: { Args: { usage_id: number; requests: Json; answer?: Json }; Returns: undefined };
       reembed_watch_searches: { Args: { version_id: number }; Returns: Json };
+      similar_artifacts: {
+        Args: {
+          query_embeddings: string[];
+          content_type?: string;
+          version?: number;
+          query_space?: string;
+          match_count?: number;
+          match_threshold?: number;
+          artifact_types?: string[];
+          user_only?: boolean;
+          method?: string;
+        };
+        Returns: Json;
+      };
     };
     Enums: { [_ in never]: never };
     CompositeTypes: { [_ in never]: never };

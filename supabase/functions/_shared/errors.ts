@@ -7,7 +7,7 @@ export const ERRORS = {
   invalid_request: { status: 400, meaning: "a field is missing, of the wrong type or out of range" },
   unauthorized: { status: 401, meaning: "the key or token is absent or not valid" },
   forbidden: { status: 403, meaning: "the key is valid and may not do this" },
-  not_found: { status: 404, meaning: "there is no such route" },
+  not_found: { status: 404, meaning: "there is no such route, or nothing of this id that the caller sees" },
   unknown_collection: { status: 404, meaning: "no collection has this name" },
   unknown_version: { status: 404, meaning: "the collection has no such version" },
   method_not_allowed: { status: 405, meaning: "the route takes another method" },
@@ -26,6 +26,7 @@ export const ERRORS = {
   wrong_space: { status: 400, meaning: "the query vector is of another space than the version" },
   refused: { status: 409, meaning: "the lifecycle does not allow this step now" },
   busy: { status: 409, meaning: "a lock was not to be had in time; nothing was changed" },
+  nothing_to_embed: { status: 422, meaning: "there is no text of this kind" },
   rate_limited: {
     status: 429,
     meaning: "the caller searches by text, or asks, more often than its rate allows",

@@ -132,6 +132,100 @@ export function embedOnceASpace(ports: QueryPorts): (space: Space, query: string
   };
 }
 
+const begunMany = z.union([
+  z.object({ embeddings: z.record(z.string(), z.string()), ticket: z.number().nullable() }),
+  z.object({ refused: z.enum(["rate", "budget"]), retry_seconds: z.number() }),
+]);
+
+export interface EmbeddedQueries {
+  /** pgvector's texts, in the order of the queries. */
+  readonly vectors: readonly string[];
+  /** How many were bought for this; the others were known, or cost nothing. */
+  readonly bought: number;
+}
+
+/**
+ * Embeds queries in a space, all in one request to the provider; each counts in the caller's rate, and equal ones are bought once.
+ * @throws as `embedQuery`, for all of them; `invalid_request` where a caller with a rate asks for more than its burst
+ */
+export async function embedQueries(
+  ports: QueryPorts,
+  space: Space,
+  queries: readonly string[],
+): Promise<EmbeddedQueries> {
+  const embedder = ports.embedderFor(space);
+  const texts = queries.map(normalizeQuery);
+  const known = new Map<string, string>();
+  let bought = 0;
+  if (space.provider === "hash") {
+    const distinct = [...new Set(texts)];
+    const embedded = await embedder.embed(distinct, { purpose: "query" });
+    for (const [index, text] of distinct.entries()) known.set(text, asText(embedded, space, index));
+  } else {
+    const hashes = await Promise.all(texts.map(sha256));
+    const tokens = texts.map((text) => estimateTokens(space.query_prefix + text));
+    const answer = begunMany.parse(
+      await ports.service("reembed_begin_queries", {
+        space_id: space.id,
+        query_hashes: hashes,
+        tokens,
+        caller_hash: ports.callerHash,
+      }),
+    );
+    if ("refused" in answer) throw refusalOf(answer);
+    const missing = new Map<string, { text: string; tokens: number }>();
+    for (const [index, hash] of hashes.entries()) {
+      const stored = answer.embeddings[hash];
+      if (stored === undefined) missing.set(hash, { text: texts[index] ?? "", tokens: tokens[index] ?? 1 });
+      else known.set(texts[index] ?? "", stored);
+    }
+    if (answer.ticket !== null && missing.size > 0) {
+      const vectors = await buyQueries(ports, embedder, answer.ticket, missing);
+      for (const [index, { text }] of [...missing.values()].entries()) known.set(text, vectors[index] ?? "");
+      bought = missing.size;
+    }
+  }
+  return { vectors: texts.map((text) => known.get(text) ?? ""), bought };
+}
+
+async function buyQueries(
+  { service }: QueryPorts,
+  embedder: Embedder,
+  ticket: number,
+  missing: ReadonlyMap<string, { readonly text: string; readonly tokens: number }>,
+): Promise<string[]> {
+  const began = performance.now();
+  const record = (
+    request: { tokens: number | null; outcome: string; state: "settled" | "lost" },
+    embeddings: readonly string[],
+  ) =>
+    service("reembed_end_queries", {
+      ticket,
+      query_hashes: [...missing.keys()].slice(0, embeddings.length),
+      embeddings,
+      latency_ms: Math.round(performance.now() - began),
+      ...request,
+    });
+  const wanted = [...missing.values()];
+  let embedded: Embedded;
+  let vectors: string[];
+  try {
+    const answer = await embedder.embed(
+      wanted.map(({ text }) => text),
+      { purpose: "query" },
+    );
+    vectors = wanted.map((_, index) => asText(answer, embedder.space, index));
+    embedded = answer;
+  } catch (error) {
+    const estimate = wanted.reduce((sum, { tokens }) => sum + tokens, 0);
+    // As for one query: should this fail too, the reservation stands and counts as spent.
+    await Promise.allSettled([record(chargedFor(error, estimate), [])]);
+    throw error;
+  }
+  await record({ tokens: embedded.usage.tokens, outcome: "ok", state: "settled" }, vectors);
+  return vectors;
+}
+
 /** What the ledger says of a request for queries that failed; what nobody foresaw may have been charged. */
 export function chargedFor(error: unknown, estimate: number) {
   if (error instanceof QueryFailure) {
@@ -159,9 +253,11 @@ class QueryFailure extends ReembedError {
   }
 }
 
-function asText({ vectors: [vector], usage, failures }: Embedded, space: Space): string {
-  const failure = failures?.get(0);
+/** @param at the place of the query among those that were embedded in one request */
+function asText({ vectors, usage, failures }: Embedded, space: Space, at = 0): string {
+  const failure = failures?.get(at);
   if (failure !== undefined) throw new QueryFailure(failure, space, usage.tokens);
+  const vector = vectors[at];
   if (vector == null) {
     throw new ProviderError("bad_answer", `${space.id}: the provider returned no vector`, {
       billed: usage.tokens,
