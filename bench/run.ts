@@ -6,7 +6,9 @@
 import { parseArgs } from "node:util";
 import { findServer } from "../scripts/lib/test-server.ts";
 import { backfill } from "./backfill.ts";
+import { concurrency } from "./concurrency.ts";
 import { edge } from "./edge.ts";
+import { filtered } from "./filtered.ts";
 import { hammer } from "./hammer.ts";
 import { hybrid } from "./hybrid.ts";
 import { ingest } from "./ingest.ts";
@@ -39,6 +41,8 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   search,
   recall,
   storage,
+  filtered,
+  concurrency,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]

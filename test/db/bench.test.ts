@@ -101,6 +101,18 @@ describePostgres("npm run bench", () => {
         "searches and writes that failed or were answered wrongly",
       ],
     ],
+    [
+      "filtered",
+      "1000",
+      [
+        "rows that exist, were asked for and did not come",
+        "least recall of any caller",
+        ...["owner", "membership"].flatMap((policy) =>
+          [3, 2, 100].map((rows) => `milliseconds of p95 of a caller who sees ${rows} rows by ${policy}`),
+        ),
+      ],
+    ],
+    ["concurrency", "1000", ["searches that failed", "rows that exist, were asked for and did not come"]],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
     [
       "storm",
