@@ -143,28 +143,37 @@ comment on function reembed.write_artifact_words() is 'Trigger: keeps an artifac
 create trigger artifacts_words before insert or update of title, description, content, skills, words on public.artifacts
   for each row execute function reembed.write_artifact_words();
 
-create function reembed.write_artifact_chunks() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+create function reembed.chunk_artifact(artifact public.artifacts) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  parts text[];
+  parts constant text[] := case when length(coalesce(artifact.content, '')) > reembed.chunk_size() then reembed.split_text(artifact.content, reembed.chunk_size()) else '{}' end;
 begin
-  parts := case when length(coalesce(new.content, '')) > reembed.chunk_size() then reembed.split_text(new.content, reembed.chunk_size()) else '{}' end;
-  delete from public.artifact_chunks c where c.artifact_id = new.id and c.position > cardinality(parts);
+  delete from public.artifact_chunks c where c.artifact_id = artifact.id and c.position > cardinality(parts);
   -- Only what changed is written: a chunk whose text stays keeps its vector.
   insert into public.artifact_chunks as c (artifact_id, position, content, owner_id, workspace_id, type)
-  select new.id, p.position, p.content, new.owner_id, new.workspace_id, new.type from unnest(parts) with ordinality p(content, position)
+  select artifact.id, p.position, p.content, artifact.owner_id, artifact.workspace_id, artifact.type from unnest(parts) with ordinality p(content, position)
   on conflict (artifact_id, position) do update
      set content = excluded.content, owner_id = excluded.owner_id, workspace_id = excluded.workspace_id, type = excluded.type
    where (c.content, c.owner_id, c.workspace_id, c.type) is distinct from (excluded.content, excluded.owner_id, excluded.workspace_id, excluded.type);
+end
+$$;
+comment on function reembed.chunk_artifact(public.artifacts) is 'Writes the chunks of an artifact: those that are new or differ, and removes those behind its end.';
+
+create function reembed.write_artifact_chunks() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform reembed.chunk_artifact(new);
   return null;
 end
 $$;
 comment on function reembed.write_artifact_chunks() is 'Trigger: writes an artifact''s chunks. With its owner''s rights: nobody else writes them.';
-create trigger artifacts_chunks after insert or update of content, owner_id, workspace_id, type on public.artifacts
-  for each row execute function reembed.write_artifact_chunks();
+create trigger artifacts_chunks_insert after insert on public.artifacts for each row execute function reembed.write_artifact_chunks();
+create trigger artifacts_chunks_update after update on public.artifacts for each row
+  when ((old.content, old.owner_id, old.workspace_id, old.type) is distinct from (new.content, new.owner_id, new.workspace_id, new.type))
+  execute function reembed.write_artifact_chunks();
 
 update public.artifacts set words = null where true;
-update public.artifacts set content = content where length(coalesce(content, '')) > reembed.chunk_size();
+select reembed.chunk_artifact(a) from public.artifacts a;
 
 -- Who sees and writes what -------------------------------------------------------------------------------------------------------------
 

@@ -80,8 +80,8 @@ async function columnsOf(client: ClientBase, table: string): Promise<Column[]> {
 function exampleOf({ type, allowed }: Column, tenant: Tenant): unknown {
   if (allowed !== null) return allowed;
   const text = `${SHARED} ${tenant.secret}`;
-  if (/^(text|character varying|citext)/.test(type)) return text;
   if (type === "text[]") return [text];
+  if (/^(text|character varying|citext)/.test(type)) return text;
   if (/^jsonb?$/.test(type)) return JSON.stringify({ text });
   if (type === "uuid") return crypto.randomUUID();
   if (/^(smallint|integer|bigint|numeric|real|double precision)/.test(type)) return 1;
@@ -107,7 +107,7 @@ export async function insertFor(
     if (column.isOwner) values[column.name] = tenant.id;
     else if (column.parent !== null) {
       if (!column.required || column.parentColumn === null) continue;
-      values[column.name] = (await insertFor(client, column.parent, tenant))[column.parentColumn];
+      values[column.name] = (await rowOf(client, column.parent, tenant))[column.parentColumn];
     } else if (column.required || isText) values[column.name] = exampleOf(column, tenant);
   }
   const names = Object.keys(values);
@@ -119,6 +119,15 @@ export async function insertFor(
   return rows[0]?.row ?? values;
 }
 
+/** The tenant's row of a table, which is written where there is none: a table may have several collections, or be referred to by another. */
+async function rowOf(client: ClientBase, table: string, tenant: Tenant): Promise<Record<string, unknown>> {
+  const { rows } = await client.query<{ row: Record<string, unknown> }>(
+    `select to_jsonb(t) as row from ${table} t where t::text like $1 limit 1`,
+    [`%${tenant.secret}%`],
+  );
+  return rows[0]?.row ?? insertFor(client, table, tenant);
+}
+
 /** All numbers alike: the same direction for everybody, so that a search by meaning asks for all rows at once. */
 export const vectorOfWidth = (dimensions: number): string => JSON.stringify(Array(dimensions).fill(0.5));
 
@@ -128,7 +137,7 @@ export async function fillFor(
   collection: TenantCollection,
   tenant: Tenant,
 ): Promise<void> {
-  const row = await insertFor(client, collection.table, tenant);
+  const row = await rowOf(client, collection.table, tenant);
   const keys = collection.keyColumns.map((name) => row[name]);
   for (const { table, key, column, dimensions } of collection.versions) {
     const vector = vectorOfWidth(dimensions);
