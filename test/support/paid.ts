@@ -10,7 +10,7 @@ export interface Ledger {
   readonly open: number;
   /** Inputs that were paid and not stored. */
   readonly stale: number;
-  /** Inputs of which nobody knows what became. */
+  /** Inputs whose answer was lost, or came and could not be used. */
   readonly lost_inputs: number;
 }
 
@@ -24,7 +24,7 @@ export async function readLedger(client: Client, provider?: string): Promise<Led
             coalesce(sum(tokens) filter (where state = 'lost'), 0)::int as lost,
             count(*) filter (where state = 'reserved')::int as open,
             coalesce(sum(stale), 0)::int as stale,
-            coalesce(sum(inputs) filter (where state <> 'settled'), 0)::int as lost_inputs
+            coalesce(sum(inputs) filter (where state <> 'settled' or outcome <> 'ok' and tokens > 0), 0)::int as lost_inputs
        from reembed.usage where purpose = 'document' and ($1::text is null or space_id like $1 || '/%')`,
     [provider],
   );
