@@ -228,8 +228,7 @@ function hostileValue({ name, type }: RpcArgument, random: Random, known: Known)
     case "numeric":
       return random.pick(NUMBERS);
     default:
-      // A name that is unknown is named in the error.
-      return random.pick(/space|collection/.test(name) ? TEXTS : [...TEXTS, BROKEN_VECTOR]);
+      return random.pick(/embedding|vector/.test(name) ? [...TEXTS, BROKEN_VECTOR] : TEXTS);
   }
 }
 

@@ -100,8 +100,12 @@ export const chooseSpaces = (url: string): Promise<unknown> =>
 export async function normalizedSchema(url: string): Promise<string[]> {
   const text = (await schemaDump(url)).replace(/^\\.*\n/gm, "");
   const objects = text.split(/^--\n(?=-- Name: )/m).slice(1);
-  return objects
-    .map((object) => object.replace(/\s+$/, ""))
-    .filter((object) => !/^-- Name: .*(track_(version|vectors)_\d+|reembed_\d+_\w+)/.test(object))
-    .sort();
+  return (
+    objects
+      .map((object) => object.replace(/\s+$/, ""))
+      // A trigger's condition gains parentheses each time it is read and written.
+      .map((object) => (/; Type: TRIGGER;/.test(object) ? object.replace(/[()]/g, "") : object))
+      .filter((object) => !/^-- Name: .*(track_(version|vectors)_\d+|reembed_\d+_\w+)/.test(object))
+      .sort()
+  );
 }
