@@ -17,6 +17,7 @@
 --       4. and when it does not, all that the caller may see are compared.
 --     Without filters the first step must not sort, where it has an index: the planner takes every caller for an average one, and sorts ten thousand rows of
 --     the one who has them.
+--   * Rows of several passes through the index are not in the order of their distance, though the planner takes the scan for sorted: `+ 0` makes it sort.
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
@@ -173,7 +174,7 @@ begin
         from (select %15$s, %9$s as _distance from %10$s where true%11$s
                order by %9$s limit %1$I.match_count) n
        where n._distance <> 'NaN'
-       order by n._distance, %16$s
+       order by n._distance + 0, %16$s
     loop
       exit when found_rows < match_count or similarity <= match_threshold;
       return next;

@@ -198,7 +198,7 @@ begin
                       where own.semantic and (select count(*) from near n where n._distance <> 'NaN') < own.depth and %17$s is not null%16$s offset 0) x
        where x._distance <> 'NaN' order by x._distance limit own.depth
     ), by_meaning as (
-      select %18$s, row_number() over (order by n._distance, %18$s) as _place
+      select %18$s, row_number() over (order by n._distance + 0, %18$s) as _place
         from (select * from near where _distance <> 'NaN' and not exists (select from exact) union all select * from exact) n
     )%19$s, fused as (
       select %18$s, sum(n._part) as _score, min(n._nearness) as _nearness

@@ -232,6 +232,30 @@ describePostgres("a match RPC over many rows", () => {
     expect(similarities).toEqual([...similarities].sort((a, b) => b - a));
   });
 
+  test.each([
+    "match_course_content($1, null, 50)",
+    "hybrid_course_content('nothing', $1, 50, full_text_weight => 0)",
+  ])("rows from several passes through the index stand best first in %s", async (call) => {
+    // The planner takes the index for sorted by distance, which it is within a pass.
+    await owner.query(
+      `alter policy "anyone reads course content" on course_content using (abs(hashtext(id::text)) % 10 < 1)`,
+    );
+    const misplaced: number[] = [];
+    for (const query of queries384) {
+      const { rows } = await asRole(owner, "anon", (caller) =>
+        caller.query<{ similarity: number }>(`select similarity from ${call}`, [query]),
+      );
+      expect(rows).toHaveLength(50);
+      misplaced.push(
+        ...rows
+          .map(({ similarity }, at) => similarity - (rows[at - 1]?.similarity ?? 1))
+          .filter((rise) => rise > 0),
+      );
+    }
+    await owner.query(`alter policy "anyone reads course content" on course_content using (true)`);
+    expect(misplaced).toEqual([]);
+  });
+
   // The second is more than one pass through the index looks at.
   test.each([30, 150])(
     "after the %i nearest rows were deleted the index still gives as many as asked",
