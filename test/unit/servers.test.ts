@@ -31,13 +31,14 @@ describe("the variables of a provider's server", () => {
     expect(variablesOf("my-llm")).toEqual({ apiKey: "MY_LLM_API_KEY", baseURL: "MY_LLM_BASE_URL" });
   });
 
-  test("are found among others; what is built in, blank, or OpenAI's is none of them", () => {
+  test("are found among others; what has no server, is blank, or OpenAI's is none of them", () => {
     const variables = {
       OLLAMA_BASE_URL: "http://127.0.0.1:11434/v1",
       MY_LLM_BASE_URL: "http://127.0.0.1:8000/v1",
       MY_LLM_API_KEY: "word",
       OPENAI_BASE_URL: "http://127.0.0.1:1/v1",
       HASH_BASE_URL: "http://127.0.0.1:2/v1",
+      CLIP_BASE_URL: "http://127.0.0.1:7997",
       EMPTY_BASE_URL: " ",
       LONELY_API_KEY: "sk-1",
       PATH: "/bin",
@@ -46,9 +47,16 @@ describe("the variables of a provider's server", () => {
     expect(servers).toEqual({
       ollama: { baseURL: "http://127.0.0.1:11434/v1", apiKey: undefined },
       "my-llm": { baseURL: "http://127.0.0.1:8000/v1", apiKey: "word" },
+      // Built in, and at an address all the same.
+      clip: { baseURL: "http://127.0.0.1:7997", apiKey: undefined },
     });
-    const { OLLAMA_BASE_URL, MY_LLM_BASE_URL, MY_LLM_API_KEY } = variables;
-    expect(serverVariables(servers)).toEqual({ OLLAMA_BASE_URL, MY_LLM_BASE_URL, MY_LLM_API_KEY });
+    const { OLLAMA_BASE_URL, MY_LLM_BASE_URL, MY_LLM_API_KEY, CLIP_BASE_URL } = variables;
+    expect(serverVariables(servers)).toEqual({
+      OLLAMA_BASE_URL,
+      MY_LLM_BASE_URL,
+      MY_LLM_API_KEY,
+      CLIP_BASE_URL,
+    });
   });
 });
 

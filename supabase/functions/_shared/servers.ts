@@ -12,8 +12,11 @@ export interface Server {
   readonly baseURL?: string | undefined;
 }
 
-/** Providers that are no server of this kind: what stands in the environment under their names is not ours. */
-export const BUILT_IN_PROVIDERS: readonly string[] = ["hash", "supabase", "clip", "external"];
+/** Providers without a server: what stands in the environment under their names is not ours. */
+const WITHOUT_SERVER: readonly string[] = ["hash", "supabase", "external"];
+
+/** The providers that need no address to be known. Of these clip is reached at one, CLIP_BASE_URL. */
+export const BUILT_IN_PROVIDERS: readonly string[] = [...WITHOUT_SERVER, "clip"];
 
 /** The one server that has an address of its own and always asks for a key. */
 export const OPENAI = "openai";
@@ -36,7 +39,7 @@ export function serversIn(
     const [, prefix] = /^([A-Z][A-Z0-9_]*)_BASE_URL$/.exec(name) ?? [];
     if (prefix === undefined || !value?.trim()) continue;
     const provider = prefix.toLowerCase().replaceAll("_", "-");
-    if (provider === OPENAI || BUILT_IN_PROVIDERS.includes(provider)) continue;
+    if (provider === OPENAI || WITHOUT_SERVER.includes(provider)) continue;
     servers[provider] = { baseURL: value, apiKey: variables[variablesOf(provider).apiKey] };
   }
   return servers;
@@ -78,7 +81,7 @@ export function checkServer(
   if (space.provider !== OPENAI && baseURL === undefined) {
     throw refuse(
       `${names.baseURL} is not set`,
-      `A provider that is not built in (${[OPENAI, ...BUILT_IN_PROVIDERS].join(", ")}) is a server that speaks OpenAI's API: say where it is, with its version, such as ${names.baseURL}=http://127.0.0.1:11434/v1.`,
+      `A provider other than ${[OPENAI, ...WITHOUT_SERVER].join(", ")} is a server: say where it is, with its version, such as ${names.baseURL}=http://127.0.0.1:11434/v1.`,
     );
   }
   if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(apiKey)) {
