@@ -1,4 +1,5 @@
 /** The attacks' table: their files are there, their time adds up, and a seed and a length become their settings. */
+import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -26,6 +27,18 @@ describe("npm run attack", () => {
     expect(planAttacks(10, "mix").map(({ attack, seconds }) => [attack.name, seconds])).toEqual([
       ["mix", 600],
     ]);
+  });
+
+  test.each([
+    [["--only", "nobody"], "no attack is called nobody"],
+    [["--minutes", "0"], "--minutes must be a number from 0.1 to 1440"],
+    [["--seed", "x"], "--seed must be a whole number"],
+    [["--fast"], "--fast"],
+  ])("%j is wrong use, which names the option and ends with 2", (args, said) => {
+    const { status, stderr } = spawnSync(process.execPath, [at("test/attack/run.ts"), ...args], {
+      encoding: "utf8",
+    });
+    expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringContaining(said) });
   });
 
   test("believes a run by its last line alone", () => {
