@@ -239,8 +239,11 @@ class Together {
   async #startBreaker(seed: number, clock: Clock): Promise<void> {
     const breaker = await this.#connect();
     const random = new Random(seed);
+    // Each at least once, however short the run.
+    const first = ["leases", "kill", "backend", "forward", "back"] as const;
+    let at = 0;
     this.#actors.start(async () => {
-      switch (random.weighted({ kill: 1, backend: 3, leases: 4, forward: 2, back: 2 })) {
+      switch (first[at++] ?? random.weighted({ kill: 1, backend: 3, leases: 4, forward: 2, back: 2 })) {
         case "kill":
           return this.#killOne(random);
         case "backend": {
@@ -302,7 +305,8 @@ class Together {
           isLoaded = true;
         }
         await operator.query("select reembed.advance($1, n) from generate_series(1, 2) n", [ODD]);
-        switch (random.weighted({ cutover: 2, rollback: 2, share: 1, reconcile: 1 })) {
+        const isFirst = this.#counts.switches === 0;
+        switch (isFirst ? "cutover" : random.weighted({ cutover: 2, rollback: 2, share: 1, reconcile: 1 })) {
           case "cutover":
             await operator.query("select reembed.cutover($1, 2, reason => 'an attack', force => true)", [
               ODD,
