@@ -174,8 +174,9 @@ class Together {
       this.#actors.start(() => this.#slice(collection, random), 20);
     }
     await this.#replaceVictim(startCliVictim(["work", "--interval", "0.1"], this.#workerUrl, this.#openai));
+    // Its backends are left alone: they are the local stack's, whose driver does not always survive the end of one.
     if (seconds >= SECONDS_FOR_EDGE)
-      await this.#replaceVictim(startEdgeVictim(this.#workerUrl, this.#openai));
+      await this.#replaceVictim(startEdgeVictim(this.#options.url, this.#openai));
   }
 
   async #replaceVictim(victim: Victim | Promise<Victim>): Promise<void> {
@@ -286,7 +287,7 @@ class Together {
       return;
     }
     await victim.close();
-    await this.#replaceVictim(startEdgeVictim(this.#workerUrl, this.#openai));
+    await this.#replaceVictim(startEdgeVictim(this.#options.url, this.#openai));
   }
 
   /** Resumes what a provider's refusal has paused, tries again what has failed, and moves a collection to and fro. */
