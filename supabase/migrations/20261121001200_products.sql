@@ -100,7 +100,7 @@ begin
   select e.image_id, count(*) as rows into misfit from public.image_embeddings e group by 1 having count(*) > 1 or e.image_id is null limit 1;
   if found then
     raise exception using errcode = 'RE008',
-      message = format('public.image_embeddings cannot be adopted: %s', coalesce(format('image %s has %s vectors', misfit.image_id, misfit.rows), format('%s rows name no image', misfit.rows))),
+      message = format('public.image_embeddings cannot be adopted: %s', case when misfit.image_id is null then format('%s rows name no image', misfit.rows) else format('image %s has %s vectors', misfit.image_id, misfit.rows) end),
       hint = 'One vector an image. To keep the newest: delete from public.image_embeddings a using public.image_embeddings b where a.image_id = b.image_id and a.id < b.id; and: delete from public.image_embeddings where image_id is null; then apply this migration again.';
   end if;
   select e.image_id into misfit from public.image_embeddings e where not exists (select from public.product_images i where i.id = e.image_id) limit 1;
