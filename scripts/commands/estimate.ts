@@ -1,9 +1,10 @@
 /** `reembed estimate`: what a version would cost in tokens, dollars, hours and disk, before anything is bought. */
 import type { Command } from "commander";
 import { z } from "zod";
-import type { Space } from "../../supabase/functions/_shared/embedder.ts";
+import { hasImages, type Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { LONG_TEXT_POLICIES } from "../../supabase/functions/_shared/long-text.ts";
+import { modelsOf, mostTokensOfADescription } from "../../supabase/functions/_shared/providers/described.ts";
 import { UTF8_BYTES_PER_TOKEN } from "../../supabase/functions/_shared/tokens.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
@@ -162,6 +163,7 @@ async function estimateIn(db: Database, options: Options, out: Output): Promise<
     long_text: policy,
     cost_usd: cost,
     batch_cost_usd: space.provider === "openai" ? cost * batch_factor : null,
+    descriptions_at_most_usd: await costOfDescriptions(db, space, totals.texts),
     tokens_per_minute: options.tpm ?? null,
     hours: options.tpm === undefined ? null : totals.tokens / options.tpm / 60,
     disk: {
@@ -225,6 +227,8 @@ interface Result {
   readonly long_text: string;
   readonly cost_usd: number;
   readonly batch_cost_usd: number | null;
+  /** Where images are described before they are embedded, what that may cost beside `cost_usd`. */
+  readonly descriptions_at_most_usd: number | null;
   readonly tokens_per_minute: number | null;
   readonly hours: number | null;
   readonly disk: { readonly type: VectorType; readonly vectors_bytes: number; readonly index_bytes: number };
@@ -232,8 +236,9 @@ interface Result {
 
 function print(result: Result, space: Space, tokenizer: Tokenizer | undefined, out: Output): void {
   const n = (count: number) => count.toLocaleString("en");
-  const how =
-    tokenizer === undefined
+  const how = hasImages(space)
+    ? `${space.image_tokens} for each image`
+    : tokenizer === undefined
       ? "estimated: one for every four bytes"
       : `${result.counted === "exact" ? "counted" : "from a sample"} with ${tokenizer.name}`;
   const { disk } = result;
@@ -250,6 +255,11 @@ function print(result: Result, space: Space, tokenizer: Tokenizer | undefined, o
   out.say(
     `price   ${dollars(result.cost_usd)}${result.batch_cost_usd === null ? "" : `; ${dollars(result.batch_cost_usd)} at the provider's batch price`}`,
   );
+  if (result.descriptions_at_most_usd !== null) {
+    out.say(
+      `        and at most ${dollars(result.descriptions_at_most_usd)} for descriptions; a picture that is described already costs none`,
+    );
+  }
   out.say(
     result.hours === null
       ? "time    pass --tpm, your limit at the provider in tokens a minute"
@@ -258,6 +268,28 @@ function print(result: Result, space: Space, tokenizer: Tokenizer | undefined, o
   out.say(
     `disk    ${size(disk.vectors_bytes)} of vectors, ${size(disk.index_bytes)} of index${disk.type === "vector" ? ", as halfvec about half" : ""}`,
   );
+}
+
+/**
+ * What the language model of a space of described images may ask for as many, by what is reserved for each; null for other spaces.
+ * @throws ReembedError `refused` where the database does not know the model's price
+ */
+async function costOfDescriptions(db: Database, space: Space, images: number): Promise<number | null> {
+  if (space.provider !== "described") return null;
+  const id = `openai/${modelsOf(space)?.chat}`;
+  const { inputTokens, outputTokens } = mostTokensOfADescription();
+  const [row] = await db.query<{ usd: number }>(
+    "select reembed.completion_cost(m, $2, $3)::float8 as usd from reembed.completion_models m where m.id = $1",
+    [id, inputTokens, outputTokens],
+  );
+  if (row === undefined) {
+    throw new ReembedError(
+      "refused",
+      `the language model ${id} has no price here`,
+      "Make it known: reembed.set_completion_model.",
+    );
+  }
+  return row.usd * images;
 }
 
 /** Bytes in PostgreSQL's own units of 1,024. */

@@ -298,6 +298,8 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
 
   test("the move: photos are described, once each, and found by their descriptions; and the way back", async () => {
     await db.query("select reembed.set_budget('product_images', 'day', 1)");
+    const estimate = (await cli("estimate", "--collection", "product_images", "--version", "2")).answer;
+    expect(estimate).toMatchObject({ texts: PHOTOS + 4, tokens: (PHOTOS + 4) * 120, blank: 1 });
     const loaded = await cli("backfill", "--collection", "product_images", "--version", "2");
     // Its failed jobs are those of images that cannot be had.
     expect(loaded.answer).toMatchObject({ done: PHOTOS, failed: 4 });
@@ -314,6 +316,8 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
       await one(`select count(*)::int as n, bool_and(state = 'settled' and cost_usd > 0 and purpose = 'describe' and collection = 'product_images') as paid
                    from reembed.completions`),
     ).toEqual({ n: PHOTOS, paid: true });
+    const { spent } = await one("select sum(cost_usd)::float8 as spent from reembed.completions");
+    expect(estimate.descriptions_at_most_usd).toBeGreaterThan(spent);
     expect(
       await one(`select round(b.spent_usd, 9) = round((select sum(cost_usd) from reembed.completions) + (select sum(u.cost_usd) from reembed.usage u where u.space_id = '${DESCRIBED}'), 9) as counted, b.reserved_usd::float8 as reserved
                    from reembed.budgets b`),

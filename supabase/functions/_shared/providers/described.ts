@@ -6,7 +6,7 @@
  * instruction, which is another space. Those of queries, which are their callers' own pictures, are not kept.
  */
 import { z } from "zod";
-import type { ChatModel } from "../chat-model.ts";
+import { type ChatMessage, type ChatModel, estimateRequest } from "../chat-model.ts";
 import { complete } from "../completions.ts";
 import type { Embedder, EmbedOptions, InputFailure, Space } from "../embedder.ts";
 import { ReembedError } from "../errors.ts";
@@ -38,6 +38,17 @@ export interface DescribedEmbedderOptions {
   readonly budgetMs?: number | undefined;
 }
 
+const messagesFor = (url: string): readonly ChatMessage[] => [
+  { role: "system", content: INSTRUCTION },
+  { role: "user", content: [{ type: "image", url, detail: "low" }] },
+];
+
+/** What a description is reserved with: the most that it takes, in tokens. */
+export const mostTokensOfADescription = () => ({
+  inputTokens: estimateRequest(messagesFor("")),
+  outputTokens: MOST_OUTPUT_TOKENS,
+});
+
 /** What the space's model names: `gpt-4.1-mini+text-embedding-3-small` is described by the first and embedded by the second. */
 export function modelsOf({
   model,
@@ -66,10 +77,7 @@ export function createDescribedEmbedder(options: DescribedEmbedderOptions): Embe
       { service, model },
       {
         purpose: "describe",
-        messages: [
-          { role: "system", content: INSTRUCTION },
-          { role: "user", content: [{ type: "image", url: dataUri(picture), detail: "low" }] },
-        ],
+        messages: messagesFor(dataUri(picture)),
         maxOutputTokens: MOST_OUTPUT_TOKENS,
         collection: purpose === "document" ? collection : undefined,
         signal,
