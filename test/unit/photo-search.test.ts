@@ -34,6 +34,7 @@ async function ask(
     service: rpc,
     caller: async () => rpc,
     callerHash: async () => null,
+    chatModel: () => undefined,
     requireSecret: async () => {},
     embedderFor: embedderFor ?? ((space) => createEmbedder(space, {})),
   };

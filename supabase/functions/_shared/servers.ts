@@ -13,7 +13,7 @@ export interface Server {
 }
 
 /** Providers without a server: what stands in the environment under their names is not ours. */
-const WITHOUT_SERVER: readonly string[] = ["hash", "supabase", "external"];
+const WITHOUT_SERVER: readonly string[] = ["hash", "supabase", "described", "external"];
 
 /** The providers that need no address to be known. Of these clip is reached at one, CLIP_BASE_URL. */
 export const BUILT_IN_PROVIDERS: readonly string[] = [...WITHOUT_SERVER, "clip"];
