@@ -369,11 +369,17 @@ create function reembed.end_queries(ticket bigint, query_hashes text[], embeddin
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   s reembed.spaces;
+  parsed extensions.vector[];
 begin
   select x.* into s from reembed.usage u join reembed.spaces x on x.id = u.space_id where u.id = end_queries.ticket;
+  begin
+    parsed := array(select e.text::extensions.vector from unnest(embeddings) with ordinality e(text, n) order by e.n);
+  exception when data_exception then
+    perform reembed.refuse_vectors(s.id);
+  end;
   insert into reembed.query_cache (space_id, query_hash, embedding)
-  select s.id, decode(e.hash, 'hex'), e.embedding::extensions.vector from unnest(query_hashes, embeddings) e(hash, embedding)
-   where extensions.vector_dims(e.embedding::extensions.vector) = s.dimensions
+  select s.id, decode(e.hash, 'hex'), e.embedding from unnest(query_hashes, parsed) e(hash, embedding)
+   where extensions.vector_dims(e.embedding) = s.dimensions
    order by 2
   on conflict on constraint query_cache_pkey do nothing;
   perform reembed.sweep_query_cache();
@@ -383,7 +389,7 @@ begin
 end
 $$;
 comment on function reembed.end_queries(bigint, text[], text[], int, int, text, text) is
-  'end_query for many queries of one request: stores the embeddings that came, one for each hash, and settles the reservation. tokens null: nothing was charged; state lost: the answer never came and tokens is an estimate. RE004: the ticket is not an open reservation.';
+  'end_query for many queries of one request: stores the embeddings that came, one for each hash, and settles the reservation. tokens null: nothing was charged; state lost: the answer never came and tokens is an estimate. RE004: the ticket is not an open reservation, or an embedding is no vector.';
 
 create function public.reembed_begin_queries(space_id text, query_hashes text[], tokens int[], caller_hash text default null)
 returns jsonb language sql volatile security definer set search_path = pg_catalog, pg_temp as $$

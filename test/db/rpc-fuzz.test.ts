@@ -16,9 +16,10 @@ import {
   type RpcOutcome,
   readKnown,
 } from "../support/rpc-fuzz.ts";
+import { seedFrom } from "../support/seed.ts";
 
 const CALLS = Number(process.env.REEMBED_RPC_CALLS ?? 40);
-const SEED = Number(process.env.REEMBED_RPC_SEED ?? Date.now() % 1_000_000);
+const SEED = seedFrom("REEMBED_RPC_SEED");
 const CANARY = "canary-4c1f";
 const ROLES: readonly ApiRole[] = ["anon", "authenticated", "service_role"];
 

@@ -8,6 +8,7 @@ import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { BOUNDARY, describeFuzz, type FuzzRoute, formOf, fuzzRequest, sendFuzz } from "../support/fuzz.ts";
 import { png } from "../support/pictures.ts";
 import { connect } from "../support/postgres.ts";
+import { seedFrom } from "../support/seed.ts";
 
 /** A line for each route: a request that it takes. */
 const ROUTES: readonly FuzzRoute[] = [
@@ -84,7 +85,7 @@ const ROUTES: readonly FuzzRoute[] = [
 ];
 
 const REQUESTS = Number(process.env.REEMBED_FUZZ_REQUESTS ?? 2_000);
-const SEED = Number(process.env.REEMBED_FUZZ_SEED ?? Math.floor(Math.random() * 1_000_000));
+const SEED = seedFrom("REEMBED_FUZZ_SEED");
 const AT_ONCE = 8;
 /** Far more than any takes on a busy machine. */
 const WITHIN_MS = 30_000;

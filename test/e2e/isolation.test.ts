@@ -11,9 +11,10 @@ import type { Database } from "../../supabase/functions/_shared/database.types.t
 import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 import { Random } from "../support/random.ts";
+import { seedFrom } from "../support/seed.ts";
 
 const REQUESTS = Number(process.env.REEMBED_ISOLATION_REQUESTS ?? 100);
-const SEED = Number(process.env.REEMBED_ISOLATION_SEED ?? Math.floor(Math.random() * 1_000_000));
+const SEED = seedFrom("REEMBED_ISOLATION_SEED");
 /** Of the full run twenty thousand. */
 const ARTIFACTS = Math.min(20_000, 20 * REQUESTS);
 const USERS = 50;

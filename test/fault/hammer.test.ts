@@ -5,9 +5,10 @@
 import { expect, test } from "vitest";
 import { runHammer } from "../support/hammer.ts";
 import { createDatabase, describePostgres } from "../support/postgres.ts";
+import { seedFrom } from "../support/seed.ts";
 
 const rows = Number(process.env.REEMBED_HAMMER_ROWS ?? 2_000);
-const seed = Number(process.env.REEMBED_HAMMER_SEED ?? Date.now() % 1_000_000);
+const seed = seedFrom("REEMBED_HAMMER_SEED");
 
 describePostgres("a move under the hammer", () => {
   test(`${rows} rows, seed ${seed}: no search fails or lacks a row, one version answers each, nothing is forgotten`, {

@@ -13,10 +13,11 @@ import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { hashesOf, noteStored, purchasesOf, readLedger, storedTexts, wrongVectors } from "../support/paid.ts";
 import { connect, createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { Random } from "../support/random.ts";
+import { seedFrom } from "../support/seed.ts";
 import { startCliVictim, startEdgeVictim, type Victim } from "../support/victims.ts";
 
 const KILLS = Number(process.env.REEMBED_KILLS ?? 5);
-const SEED = Number(process.env.REEMBED_KILL_SEED ?? Date.now() % 1_000_000);
+const SEED = seedFrom("REEMBED_KILL_SEED");
 const ROWS = 400;
 const DIMENSIONS = 384;
 const SPACE = `openai/text-embedding-3-small@${DIMENSIONS}`;

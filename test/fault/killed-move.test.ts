@@ -13,9 +13,10 @@ import { violations } from "../support/collection.ts";
 import { COLLECTION, COLUMNS, createTable, loadVersion, Notes, PREPARE } from "../support/hammer/table.ts";
 import { connect, createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
 import { Random } from "../support/random.ts";
+import { seedFrom } from "../support/seed.ts";
 
 const KILLS = Number(process.env.REEMBED_MOVE_KILLS ?? 3);
-const SEED = Number(process.env.REEMBED_MOVE_KILL_SEED ?? Date.now() % 1_000_000);
+const SEED = seedFrom("REEMBED_MOVE_KILL_SEED");
 const ROWS = 300;
 /** Of the collection's second version. */
 const V2 = `reembed.versions v where v.id = (reembed.version_numbered('${COLLECTION}', 2)).id`;

@@ -13,11 +13,12 @@ import {
 } from "../support/collection.ts";
 import { forgiveFailures, runMix } from "../support/mix.ts";
 import { createDatabase, describePostgres } from "../support/postgres.ts";
+import { seedFrom } from "../support/seed.ts";
 import { Sessions } from "../support/sessions.ts";
 import { workOff } from "../support/worker.ts";
 
 const seconds = Number(process.env.REEMBED_MIX_SECONDS ?? 10);
-const seed = Number(process.env.REEMBED_MIX_SEED ?? Date.now() % 1_000_000);
+const seed = seedFrom("REEMBED_MIX_SEED");
 
 describePostgres("the concurrent mix", () => {
   describe.each(PLACEMENTS)("with vectors %s", (placement) => {

@@ -4,10 +4,11 @@
  */
 import { expect, test } from "vitest";
 import { createDatabase, describePostgres } from "../support/postgres.ts";
+import { seedFrom } from "../support/seed.ts";
 import { runTogether } from "../support/together.ts";
 
 const seconds = Number(process.env.REEMBED_TOGETHER_SECONDS ?? 12);
-const seed = Number(process.env.REEMBED_TOGETHER_SEED ?? Date.now() % 1_000_000);
+const seed = seedFrom("REEMBED_TOGETHER_SEED");
 
 describePostgres("everything together", () => {
   test(`seed ${seed}, ${seconds} s: the laws hold, no search fails, the ledger is the bill`, {

@@ -4,9 +4,10 @@
  */
 import fc from "fast-check";
 import { test } from "vitest";
+import { seedFrom } from "./seed.ts";
 
 const SECONDS = Number(process.env.REEMBED_PROPERTY_SECONDS ?? 0);
-const SEED = Number(process.env.REEMBED_PROPERTY_SEED ?? Date.now() % 1_000_000);
+const SEED = seedFrom("REEMBED_PROPERTY_SEED");
 
 /**
  * A test that a property holds.

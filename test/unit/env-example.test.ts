@@ -8,7 +8,7 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const FOLDERS = ["bench", "scripts", "supabase/functions", "test"];
 
 /** What the system, npm and bash set themselves: nobody fills it in. */
-const SET_BY_OTHERS = new Set(["PATH", "HOME", "npm_config_json", "EUID", "BASH_SOURCE", "ID"]);
+const SET_BY_OTHERS = new Set(["PATH", "HOME", "npm_config_json", "EUID", "BASH_SOURCE", "ID", "CI"]);
 
 const read = (path: string) => readFileSync(join(ROOT, path), "utf8");
 
@@ -30,6 +30,7 @@ function readByTypeScript(path: string): string[] {
   return [
     ...firstGroups(text, /\benv\.([A-Za-z]+_\w+|[A-Z]+)\b/g),
     ...firstGroups(text, /\benv(?:\.get\(|\[)["'](\w+)["']/g),
+    ...firstGroups(text, /\bseedFrom\("(\w+)"\)/g),
     ...destructured.flatMap((list) => list.split(",").map((name) => name.split(":", 1)[0]?.trim() ?? "")),
     ...(/_shared\/(env|switches)\.ts$/.test(path) ? firstGroups(text, /^ {2}([A-Z][A-Z0-9_]+):/gm) : []),
   ];
