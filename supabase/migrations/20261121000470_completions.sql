@@ -11,7 +11,7 @@ create table reembed.completion_models (
   model text not null check (model ~ '^[A-Za-z0-9][A-Za-z0-9._:/+-]{0,199}$'),
   input_price_per_mtok numeric not null check (input_price_per_mtok >= 0 and input_price_per_mtok < 'infinity'),
   output_price_per_mtok numeric not null check (output_price_per_mtok >= 0 and output_price_per_mtok < 'infinity'),
-  max_input_tokens int not null check (max_input_tokens between 256 and 100000000),
+  max_input_tokens int not null check (max_input_tokens between 2048 and 100000000),
   max_output_tokens int not null check (max_output_tokens between 16 and 10000000),
   check (id = provider || '/' || model)
 );
@@ -58,7 +58,7 @@ begin
   end if;
   perform reembed.check_range('input_price_per_mtok', input_price_per_mtok, 0, 1000000),
           reembed.check_range('output_price_per_mtok', output_price_per_mtok, 0, 1000000),
-          reembed.check_range('max_input_tokens', max_input_tokens, 256, 100000000),
+          reembed.check_range('max_input_tokens', max_input_tokens, 2048, 100000000),
           reembed.check_range('max_output_tokens', max_output_tokens, 16, 10000000);
   insert into reembed.completion_models as m (id, provider, model, input_price_per_mtok, output_price_per_mtok, max_input_tokens, max_output_tokens)
   values (model_id, set_completion_model.provider, set_completion_model.model, set_completion_model.input_price_per_mtok,

@@ -40,7 +40,7 @@ describePostgres("completions", () => {
     collection = (await createCollection(client, "completions_shop")).name;
     await client.query(
       `select reembed.set_completion_model('test', 'writer', 1, 1), reembed.set_completion_model('test', 'own-server', 0, 0),
-              reembed.set_completion_model('test', 'writer', 500000, 1000000, 1000, 100)`,
+              reembed.set_completion_model('test', 'writer', 500000, 1000000, 2048, 100)`,
     );
   });
   afterAll(async () => {
@@ -247,11 +247,11 @@ describePostgres("completions", () => {
       "select public.reembed_completion_model('openai/gpt-99') as unknown, public.reembed_completion_model($1) as known",
       [MODEL],
     );
-    expect(rows[0]).toMatchObject({ unknown: null, known: { id: MODEL, max_input_tokens: 1_000 } });
+    expect(rows[0]).toMatchObject({ unknown: null, known: { id: MODEL, max_input_tokens: 2_048 } });
   });
 
   test.each<[string, Asked, string]>([
-    ["more tokens than the model takes", { input: 1_001 }, "input_tokens"],
+    ["more tokens than the model takes", { input: 2_049 }, "input_tokens"],
     ["no tokens", { input: 0 }, "input_tokens"],
     ["no answer", { output: 0 }, "max_output_tokens"],
     ["a purpose that is no word", { purpose: "Answer me!" }, "purpose"],

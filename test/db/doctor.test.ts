@@ -620,6 +620,9 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
         message: expect.stringContaining("openai/text-embedding-3-small@1536"),
       },
     ]);
+    await cycle("OPENAI_CHAT_MODEL", "gpt-99", [
+      { level: "error", object: "OPENAI_CHAT_MODEL", message: expect.stringContaining("gpt-99") },
+    ]);
     await cycle("USE_VECTOR_1536", "true", [
       { level: "error", message: expect.stringContaining("course_content has not loaded its version 2 yet") },
       { level: "error", message: expect.stringContaining("notes has 8 dimensions in its version 2") },

@@ -697,7 +697,7 @@ describePostgres("on PostgreSQL", () => {
       });
       const config = await readFile(join(project, "supabase", "config.toml"), "utf8");
       expect(config).toMatch(
-        /^project_id = "theirs"\n\n\[functions\.search\]\nverify_jwt = true\n\n# .+\n\[functions\.backfill\]\nverify_jwt = false\n/,
+        /^project_id = "theirs"\n\n\[functions\.search\]\nverify_jwt = true\n\n# .+\n\[functions\.ask\]\nverify_jwt = false\n/,
       );
       expect(config.match(/\[functions\.search\]/g)).toHaveLength(1);
 

@@ -76,6 +76,13 @@ describe("a sentence", () => {
       expect(pass([said])).toMatchObject({ text: said, omitted: 0 });
   });
 
+  test("ends before markup and after it, too", () => {
+    expect(pass(["**Bold [1].** Made up. _Right_ [2].<br>Made up."])).toMatchObject({
+      text: "**Bold [1].** _Right_ [2]. ",
+      omitted: 2,
+    });
+  });
+
   test("of a list keeps its mark; lines stay lines", () => {
     expect(textOf("To do so:\n\n1. Run it [1].\n2. Believe me.\n- Then stop [2].\n\n\n\nDone [3].")).toBe(
       "1. Run it [1].\n- Then stop [2].\n\nDone [3].",
@@ -211,6 +218,8 @@ describe("whatever is said", () => {
     "* ",
     "A commit is a snapshot",
     "Git",
+    "<br>",
+    "**",
     "git stash",
     "das Ü",
     "日本語。",

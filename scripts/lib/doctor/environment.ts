@@ -33,6 +33,15 @@ export const environment: Rule = {
       if (space.provider === "openai")
         passes("OPENAI_EMBEDDING_MODEL", () => checkModel(switches.OPENAI_EMBEDDING_MODEL, space));
     }
+    const chatModel = switches.OPENAI_CHAT_MODEL;
+    if (chatModel !== undefined && !(await isKnownModel(patient, `openai/${chatModel}`))) {
+      findings.push({
+        level: "error",
+        object: "OPENAI_CHAT_MODEL",
+        message: `it is ${chatModel}, which the database does not know: whatever asks it is refused`,
+        fix: `Make it known with its prices: select reembed.set_completion_model('openai', '${chatModel}', <input $>, <output $>); or unset it.`,
+      });
+    }
     for (const active of await activeVersions(patient)) {
       const use1536 = switches.USE_VECTOR_1536;
       const instead = versionInstead(use1536, active);
@@ -59,6 +68,10 @@ export const environment: Rule = {
     return findings;
   },
 };
+
+async function isKnownModel({ db }: Patient, id: string): Promise<boolean> {
+  return (await db.query("select from reembed.completion_models where id = $1", [id])).length > 0;
+}
 
 const activeVersions = ({ db }: Patient) =>
   db.query<{ collection: string; version: number; space: string; dimensions: number; threshold: number }>(

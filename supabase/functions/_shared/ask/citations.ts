@@ -119,6 +119,7 @@ export class CitationFilter {
     return text
       .replace(INVISIBLE, "")
       .replace(MARKUP, "")
+      .replace(FORMATTING, " ")
       .replace(MARKDOWN_LINK, (_all, label: string, target: string) => {
         const number = this.#sources.get(target);
         if (/^\s*\d+\s*$/.test(label)) return `[${label.trim()}]`;
@@ -158,6 +159,10 @@ const INVISIBLE = /(?![\t\n])[\p{Cc}\p{Cf}]/gu;
 /** Elements that load, open or run something, by their name or by an attribute. */
 const MARKUP =
   /<\/?(?:a|area|audio|base|button|embed|form|frame|iframe|image|img|input|link|math|meta|object|picture|script|source|style|svg|video)\b[^<>]*>?|<[a-z][^<>]*\b(?:href|src|srcset|action|formaction|style|on\w+)\s*=[^<>]*>?/gi;
+
+/** Elements that only set a text. Their names would hide the end of the sentence before them. */
+const FORMATTING =
+  /<\/?(?:b|blockquote|br|code|del|div|em|h[1-6]|hr|i|li|mark|ol|p|pre|q|s|small|span|strong|sub|sup|table|td|th|tr|u|ul)\b[^<>]*>/gi;
 
 const MARKDOWN_LINK = /!?\[([^[\]]*)\]\(\s*<?([^)\s>]*)>?[^)\n]*\)/g;
 

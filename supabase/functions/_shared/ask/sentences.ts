@@ -19,6 +19,9 @@ const TRAILING_CITATIONS = new RegExp(`^(?:[ \\t]*${CITATION.source})+[ \\t]*`);
 const LINE_BREAK = /[\v\f\u0085\u2028\u2029]/g;
 /** The beginning of what may become a citation. */
 const CITATION_SO_FAR = /^[[【][\^\d\s,;–-]*(?:†[^\]】\n]{0,100})?$/;
+/** What may follow a sentence without white space between: markup, brackets, quotes, dashes. */
+const OPENING = /^[<*_~([{"'“‘«–—|]/;
+const CLOSING_MARKUP = /^(?:[*_~]+|<\/[a-z]+>)[ \t]*/i;
 const LEAD = /^[ \t]*(?:>[ \t]*)*(?:(?:[-*+•]|\d{1,3}[.)])[ \t]+|#{1,6}[ \t]+)?/;
 const LEAD_SO_FAR = /^[ \t]*(?:>[ \t]*)*(?:[-*+•#]*|\d{1,3}[.)]?)[ \t]*$/;
 const FENCE = /^[ \t]*(`{3,}|~{3,})/;
@@ -104,8 +107,10 @@ function sentenceLength(line: string, isWhole: boolean): number {
   for (const { segment } of segmenter.segment(line)) {
     length += segment.length;
     const sentence = line.slice(0, length);
-    // Neither within a word or a URL nor within code.
-    if (!/(?:\s|[。！？])$/.test(sentence) || (sentence.split("`").length - 1) % 2 === 1) continue;
+    // Neither within a word or an address nor within code.
+    const ends = /(?:\s|[。！？])$/.test(sentence) || OPENING.test(line.slice(length));
+    if (!ends || (sentence.split("`").length - 1) % 2 === 1) continue;
+    if (!/\s$/.test(sentence)) length += CLOSING_MARKUP.exec(line.slice(length))?.[0].length ?? 0;
     length += TRAILING_CITATIONS.exec(line.slice(length))?.[0].length ?? 0;
     break;
   }

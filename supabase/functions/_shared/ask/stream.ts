@@ -39,7 +39,7 @@ export function streamAnswer({ ground, answer }: Asking, options: StreamOptions)
         }
         if (!hasLeft) controller.close();
       };
-      options.keepAlive(run());
+      options.keepAlive(run().catch(() => {}));
     },
     cancel() {
       hasLeft = true;
