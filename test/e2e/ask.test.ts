@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createClient, FunctionsHttpError } from "@supabase/supabase-js";
+import { type DefaultTreeAdapterMap, parse } from "parse5";
 import { type Client, escapeIdentifier } from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../scripts/lib/connection.ts";
@@ -70,8 +71,8 @@ function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>
   let stack: Stack;
   let db: Client;
   let state: string;
-  /** The ids that each page has, by its address. */
-  const anchors = new Map<string, ReadonlySet<string>>();
+  /** Where a browser lands on each page: the text of the first element of each id, by the page's address. */
+  const anchors = new Map<string, ReadonlyMap<string, string>>();
 
   beforeAll(async () => {
     state = await mkdtemp(join(tmpdir(), "ask-test-"));
@@ -92,7 +93,7 @@ function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>
     );
     for (const file of (await readdir(PAGES)).filter((name) => /^(02|04|06|09)-.*\.html$/.test(name))) {
       const html = await readFile(PAGES + file, "utf8");
-      anchors.set(BASE + file, new Set([...html.matchAll(/\bid="([^"]+)"/g)].map(([, id = ""]) => id)));
+      anchors.set(BASE + file, anchorsOf(html));
       const { error } = await service().functions.invoke("ingest", { body: { url: BASE + file, html } });
       expect(error).toBeNull();
     }
@@ -155,7 +156,9 @@ function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>
       const [page = "", fragment] = url.split("#");
       if (page === HOSTILE_URL) continue;
       expect([...anchors.keys()]).toContain(page);
-      if (fragment !== undefined) expect(anchors.get(page)).toContain(decodeURIComponent(fragment));
+      if (fragment === undefined) continue;
+      // The section's heading is what the browser then shows.
+      expect(anchors.get(page)?.get(decodeURIComponent(fragment))).toContain(title);
     }
   }
 
@@ -602,6 +605,21 @@ function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>
       ).toBe(0);
     });
   });
+}
+
+function anchorsOf(html: string): Map<string, string> {
+  const found = new Map<string, string>();
+  const textOf = (node: DefaultTreeAdapterMap["node"]): string =>
+    "value" in node ? node.value : "childNodes" in node ? node.childNodes.map(textOf).join("") : "";
+  const visit = (node: DefaultTreeAdapterMap["node"]): void => {
+    if ("attrs" in node) {
+      const id = node.attrs.find(({ name }) => name === "id")?.value;
+      if (id !== undefined && !found.has(id)) found.set(id, textOf(node).replace(/\s+/g, " "));
+    }
+    if ("childNodes" in node) node.childNodes.forEach(visit);
+  };
+  visit(parse(html));
+  return found;
 }
 
 /** An answer as a model gives it that was led astray, or not. */
