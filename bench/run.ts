@@ -18,6 +18,7 @@ import { describeMachine } from "./machine.ts";
 import type { Benchmark, Outcome } from "./measure.ts";
 import { memory } from "./memory.ts";
 import { move } from "./move.ts";
+import { news } from "./news.ts";
 import { recall } from "./recall.ts";
 import { writeReport } from "./report.ts";
 import { resultOf, writeResult } from "./results.ts";
@@ -43,6 +44,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   storage,
   filtered,
   concurrency,
+  news,
 };
 
 const USAGE = `npm run bench -- [--only ${Object.keys(BENCHMARKS).join("|")}] [--rows N] [--json]

@@ -1,56 +1,97 @@
-/** `reembed ingest`: HTML pages to sections of course_content. Ingesting a page again changes only what has changed. */
+/** `reembed ingest`: documents from files into a collection. Ingesting one again changes only what has changed. */
+import { createReadStream } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, extname, join } from "node:path";
+import { createInterface } from "node:readline";
 import { type Command, InvalidArgumentError } from "commander";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
-import { type IngestResult, ingestPage } from "../../supabase/functions/_shared/ingest.ts";
-import { createRowStore } from "../../supabase/functions/_shared/row-store.ts";
-import type { Database } from "../lib/connection.ts";
+import {
+  INGESTED,
+  type IngestKind,
+  ingestDocument,
+  kindFor,
+  kindsIn,
+} from "../../supabase/functions/_shared/ingest/kinds.ts";
 import { withDatabase } from "../lib/database.ts";
-import { type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
+import { collectionName, type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, type Output, table } from "../lib/output.ts";
 
 interface Options extends DatabaseOptions {
-  readonly baseUrl: string;
+  readonly collection?: string;
+  readonly baseUrl?: string;
 }
 
-interface Page {
-  readonly file: string;
-  readonly url: string;
+interface File {
+  readonly path: string;
+  readonly kind: IngestKind;
 }
 
-type PageResult = Page & (IngestResult | { readonly error: { code: string; message: string; hint: string } });
+/** One document of a file. */
+interface Document {
+  /** What it is called in messages: its file, and its line where a file has several. */
+  readonly name: string;
+  /** An error where it could not be read. */
+  readonly value: unknown;
+}
 
-const COUNTS = ["sections", "inserted", "updated", "deleted", "unchanged"] as const;
+type Counts = Readonly<Record<string, number>>;
+
+type DocumentResult =
+  | { readonly file: string; readonly url?: string; readonly counts: Counts }
+  | {
+      readonly file: string;
+      readonly url?: string;
+      readonly error: { code: string; message: string; hint: string };
+    };
+
+const FORMATS: Readonly<Record<string, IngestKind["files"]>> = {
+  ".html": "html",
+  ".htm": "html",
+  ".jsonl": "jsonl",
+  ".ndjson": "jsonl",
+};
 
 export function addIngest(program: Command): void {
   withDatabaseOptions(program.command("ingest"))
-    .description("Takes HTML pages apart into sections and stores what is new or has changed.")
-    .argument("<folder or page...>", "folders (their *.html) and single pages")
-    .requiredOption("--base-url <url>", "a page's url is this and its file name", baseUrl)
+    .description("Takes documents apart into rows and stores what is new or has changed.")
+    .argument(
+      "<folder or file...>",
+      "pages (*.html), articles (*.jsonl, a JSON object a line), or folders of pages",
+    )
+    .option("--collection <name>", `into ${INGESTED.join(" or ")}; default: by the files`, collectionName)
+    .option("--base-url <url>", "for pages: a page's url is this and its file name", baseUrl)
     .addHelpText(
       "after",
-      "\nExample:\n  npm run -s reembed -- ingest examples/git-course --base-url https://swcarpentry.github.io/git-novice/",
+      `
+An article has url, title, content, and may have published_at (such as 2026-11-20T08:00:00Z), chunk_tokens and overlap_tokens.
+
+Example:
+  npm run -s reembed -- ingest examples/git-course --base-url https://swcarpentry.github.io/git-novice/
+  npm run -s reembed -- ingest examples/news/articles.jsonl`,
     )
     .action(ingest);
 }
 
 async function ingest(paths: readonly string[], options: Options): Promise<void> {
   const out = createOutput(options.json);
-  const pages = await findPages(paths, options.baseUrl);
+  const files = await findFiles(paths, options);
+  const urls = urlsOf(files, options.baseUrl);
   const results = await withDatabase(options, async (db) => {
-    await requireCourse(db);
-    const rows = createRowStore(db.rpc);
-    const results: PageResult[] = [];
-    for (const page of pages) {
-      try {
-        const html = await readFile(page.file, "utf8");
-        results.push({ ...page, ...(await ingestPage({ rows, url: page.url, html })) });
-      } catch (error) {
-        // A page that cannot be taken stops no other; a database that fails stops them all.
-        if (!(error instanceof ReembedError) || error.status >= 500) throw error;
-        const { code, message, hint } = error;
-        results.push({ ...page, error: { code, message, hint } });
+    const results: DocumentResult[] = [];
+    for (const { path, kind } of files) {
+      for await (const { name, value } of documentsOf(path, kind, urls.get(path))) {
+        const url = urlIn(value);
+        try {
+          if (value instanceof ReembedError) throw value;
+          const done = await ingestDocument(db.rpc, kind, value);
+          results.push({ file: name, ...(url && { url }), counts: numbersOf(done) });
+        } catch (error) {
+          // A document that cannot be taken stops no other; a database that fails, or lacks the collection, stops them all.
+          if (!(error instanceof ReembedError) || error.status >= 500 || error.code === "refused")
+            throw error;
+          const { code, message, hint } = error;
+          results.push({ file: name, ...(url && { url }), error: { code, message, hint } });
+        }
       }
     }
     return results;
@@ -58,70 +99,144 @@ async function ingest(paths: readonly string[], options: Options): Promise<void>
   print(results, out);
 }
 
-/** The pages of files and folders, each with its url. @throws ReembedError `invalid_request` naming the path */
-async function findPages(paths: readonly string[], base: string): Promise<Page[]> {
-  const pages = new Map<string, Page>();
-  for (const path of paths) {
-    for (const file of await filesOf(path)) {
-      const url = new URL(encodeURIComponent(basename(file)), base).href;
-      const other = pages.get(url);
-      if (other !== undefined && other.file !== file) {
-        throw invalid(
-          `${other.file} and ${file} would both become ${url}`,
-          "Ingest them with a base URL of their own each.",
-        );
-      }
-      pages.set(url, { file, url });
-    }
+/** @throws ReembedError `invalid_request` naming the path */
+async function findFiles(paths: readonly string[], { collection }: Options): Promise<File[]> {
+  const files = new Map<string, File>();
+  for (const given of paths) {
+    for (const path of await filesOf(given)) files.set(path, { path, kind: kindOf(path, collection) });
   }
-  return [...pages.values()];
+  return [...files.values()];
 }
+
+function kindOf(path: string, collection: string | undefined): IngestKind {
+  const format = FORMATS[extname(path).toLowerCase()];
+  const named = collection === undefined ? undefined : kindFor(collection);
+  const [only, ...others] = format === undefined ? [] : named === undefined ? kindsIn(format) : [named];
+  if (only === undefined || only.files !== format) {
+    throw invalid(
+      `${path} is no file of documents${collection === undefined ? "" : ` for ${collection}`}`,
+      `Name files that end in ${Object.keys(FORMATS).join(", ")}: pages are for ${names("html")}, JSON lines for ${names("jsonl")}.`,
+    );
+  }
+  if (others.length > 0)
+    throw invalid(
+      `${path} may be for several collections`,
+      `Say --collection, one of ${names(format ?? "jsonl")}.`,
+    );
+  return only;
+}
+
+const names = (format: IngestKind["files"]) =>
+  kindsIn(format)
+    .map(({ collection }) => collection)
+    .join(", ");
 
 async function filesOf(path: string): Promise<string[]> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined) throw invalid(`there is no file or folder ${path}`, "Check the path.");
   if (!found.isDirectory()) return [path];
-  const names = (await readdir(path, { withFileTypes: true }))
+  const pages = (await readdir(path, { withFileTypes: true }))
     .filter((entry) => !entry.isDirectory() && /\.html?$/i.test(entry.name))
     .map(({ name }) => name)
     .sort();
-  if (names.length === 0)
-    throw invalid(`the folder ${path} holds no *.html`, "Name a folder with pages, or pages.");
-  return names.map((name) => join(path, name));
+  if (pages.length === 0)
+    throw invalid(`the folder ${path} holds no *.html`, "Name a folder with pages, or files.");
+  return pages.map((name) => join(path, name));
 }
 
-async function requireCourse(db: Database): Promise<void> {
-  const [row] = await db.query<{ there: boolean }>(
-    "select to_regprocedure('public.reembed_course_page(text)') is not null as there",
-  );
-  if (row?.there) return;
-  throw new ReembedError(
-    "refused",
-    "this database has no course_content collection to ingest into",
-    "Apply the migration of the course domain (supabase/migrations/*_course.sql).",
-  );
-}
-
-function print(results: readonly PageResult[], out: Output): void {
-  const totals = Object.fromEntries(COUNTS.map((count) => [count, 0])) as Record<
-    (typeof COUNTS)[number],
-    number
-  >;
-  const rows: string[][] = [];
-  for (const result of results) {
-    if ("error" in result) continue;
-    for (const count of COUNTS) totals[count] += result[count];
-    rows.push([basename(result.file), ...COUNTS.map((count) => String(result[count]))]);
+/** The urls of pages, which do not say theirs themselves. @throws ReembedError `invalid_request` without --base-url, or where two are one */
+function urlsOf(files: readonly File[], base: string | undefined): ReadonlyMap<string, string> {
+  const urls = new Map<string, string>();
+  const pages = new Map<string, string>();
+  for (const { path, kind } of files) {
+    if (kind.files !== "html") continue;
+    if (base === undefined)
+      throw invalid(
+        "--base-url is missing: pages do not say their own url",
+        "A page's url is this and its file name.",
+      );
+    const url = new URL(encodeURIComponent(basename(path)), base).href;
+    const other = pages.get(url);
+    if (other !== undefined) {
+      throw invalid(
+        `${other} and ${path} would both become ${url}`,
+        "Ingest them with a base URL of their own each.",
+      );
+    }
+    pages.set(url, path);
+    urls.set(path, url);
   }
-  rows.push(["total", ...COUNTS.map((count) => String(totals[count]))]);
-  for (const line of table(["page", ...COUNTS], rows)) out.say(line);
+  return urls;
+}
+
+async function* documentsOf(
+  path: string,
+  kind: IngestKind,
+  url: string | undefined,
+): AsyncGenerator<Document> {
+  if (kind.files === "html") {
+    yield { name: path, value: { url, html: await readFile(path, "utf8") } };
+    return;
+  }
+  let number = 0;
+  // A line at a time: an archive may be larger than the memory.
+  for await (const line of createInterface({
+    input: createReadStream(path, "utf8"),
+    crlfDelay: Number.POSITIVE_INFINITY,
+  })) {
+    number += 1;
+    if (line.trim() === "") continue;
+    yield { name: `${path}:${number}`, value: jsonOf(line) };
+  }
+}
+
+function jsonOf(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return new ReembedError("invalid_json", "the line is not JSON", "Write one JSON object a line.");
+  }
+}
+
+function urlIn(value: unknown): string | undefined {
+  const url = typeof value === "object" && value !== null && "url" in value ? value.url : undefined;
+  return typeof url === "string" ? url : undefined;
+}
+
+const numbersOf = (counts: Readonly<Record<string, unknown>>): Counts =>
+  Object.fromEntries(
+    Object.entries(counts).flatMap(([name, value]) =>
+      typeof value === "number" && !name.endsWith("_id") ? [[name, value]] : [],
+    ),
+  );
+
+function print(results: readonly DocumentResult[], out: Output): void {
+  const totals: Record<string, number> = {};
+  const counted = results.flatMap((result) => ("counts" in result ? [result] : []));
+  for (const { counts } of counted) {
+    for (const [name, count] of Object.entries(counts)) totals[name] = (totals[name] ?? 0) + count;
+  }
+  const columns = Object.keys(totals);
+  const row = (name: string, counts: Counts) => [
+    name,
+    ...columns.map((column) => String(counts[column] ?? "")),
+  ];
+  const rows = counted.map(({ file, counts }) => row(basename(file), counts));
+  for (const line of table(["document", ...columns], [...rows, row("total", totals)])) out.say(line);
   for (const result of results) {
     if (!("error" in result)) continue;
     process.exitCode = 1;
     out.note(`error: ${result.file}: ${result.error.message}`);
     out.note(`hint: ${result.error.hint}`);
   }
-  out.result({ pages: results, totals });
+  out.result({
+    documents: results.map(({ file, url, ...rest }) => ({
+      file,
+      ...(url && { url }),
+      ...("counts" in rest ? rest.counts : rest),
+    })),
+    totals,
+  });
 }
 
 /** An http(s) URL that ends with a slash, so that file names are added to it and replace nothing. */

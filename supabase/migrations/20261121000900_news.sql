@@ -159,9 +159,10 @@ begin
                   where i.indrelid = 'public.article_chunks'::regclass and a.attname = 'article_id') then
     create unique index article_chunks_article_idx on public.article_chunks (article_id, chunk_index);
   end if;
-  perform reembed.fill_article_facts(max_rows => small);
+  -- Before a row is updated: an index that is built over rows of this transaction is not used in it, and set_lexical_search asks the planner.
   execute format('create index if not exists article_chunks_words_idx on public.article_chunks using gin ((%s))', words);
   perform reembed.set_lexical_search('article_chunks', words, 'russian');
+  perform reembed.fill_article_facts(max_rows => small);
   perform reembed.start_loading('article_chunks', 1);
   loop
     step := reembed.enqueue_missing(v1, step ->> 'last');

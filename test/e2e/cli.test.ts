@@ -104,7 +104,7 @@ describe("without a database", () => {
     [["index", "--memory", "0"], /--memory.* from 1 to/],
     [["index", "--workers", "-1"], /--workers.* from 0 to 64/],
     [["cutover", "--version", "2", "--force"], /--force needs --reason/],
-    [["ingest", COURSE], /--base-url <url>' not specified/],
+    [["ingest", COURSE], /--base-url is missing/],
     [["ingest", COURSE, "--base-url", "ftp://x"], /--base-url.*http or https URL/],
     [["ingest", "/nowhere", "--base-url", BASE_URL], /no file or folder \/nowhere/],
     [["init"], /--into <project>' not specified/],
@@ -192,7 +192,7 @@ describePostgres("on PostgreSQL", () => {
     const ingested = await json(["ingest", COURSE, "--base-url", BASE_URL.replace(/\/$/, "")]);
     expect(ingested.code).toBe(0);
     const totals = ingested.answer.totals as Record<string, number>;
-    expect(ingested.answer.pages).toHaveLength(16);
+    expect(ingested.answer.documents).toHaveLength(16);
     expect(totals).toMatchObject({ inserted: totals.sections, updated: 0, deleted: 0, unchanged: 0 });
     const again = await json(["ingest", join(COURSE, "index.html"), COURSE, "--base-url", BASE_URL]);
     expect(again.answer.totals).toMatchObject({

@@ -1,0 +1,16 @@
+/** Rendered pages into course_content: see ingest.ts. */
+import { z } from "zod";
+import { ingestPage } from "../ingest.ts";
+import { createRowStore } from "../row-store.ts";
+import type { IngestKind } from "./kinds.ts";
+
+const document = z.strictObject({ url: z.string(), html: z.string() });
+
+export const pages: IngestKind<typeof document> = {
+  collection: "course_content",
+  files: "html",
+  document,
+  ingest: async (rpc, { url, html }) => ({
+    ...(await ingestPage({ rows: createRowStore(rpc), url, html })),
+  }),
+};
