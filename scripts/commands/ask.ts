@@ -1,6 +1,7 @@
 /** `reembed ask`: one question, answered from a collection's rows, with the rows it rests on. */
 import type { Command } from "commander";
 import { type AskEnd, type AskGround, ask } from "../../supabase/functions/_shared/ask.ts";
+import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
 import { withDatabase } from "../lib/database.ts";
 import {
@@ -28,22 +29,44 @@ interface Options extends DatabaseOptions {
   readonly collection?: string;
   readonly version?: number;
   readonly count: number;
+  readonly query?: string;
+}
+
+/** @throws ReembedError `invalid_request` where there is no question, or there are two */
+function questionOf(given: string | undefined, query: string | undefined): string {
+  const [question, another] = [given, query].filter((text) => text !== undefined);
+  if (question === undefined || another !== undefined) {
+    throw new ReembedError(
+      "invalid_request",
+      question === undefined
+        ? "missing required argument 'question'"
+        : "--query: the question is given already",
+      'Such as: reembed ask "How do I resolve a merge conflict?"',
+    );
+  }
+  return question;
 }
 
 export function addAsk(program: Command): void {
-  withDatabaseOptions(program.command("ask"))
+  withDatabaseOptions(program.command("ask").alias("rag"))
     .description(
       "Answers a question from a collection's rows and prints the answer with its numbered sources.",
     )
-    .argument("<question>", "what to answer", textUpTo(LONGEST_QUESTION))
-    .option("--collection <name>", "the collection; may be left out when there is one", collectionName)
+    .argument("[question]", "what to answer", textUpTo(LONGEST_QUESTION))
+    .option("--query <question>", "another way to say the question", textUpTo(LONGEST_QUESTION))
+    .option(
+      "--collection <name>",
+      "the collection; default: the only one, or the only one that has rows",
+      collectionName,
+    )
     .option("--version <number>", "the version that finds the rows; default: the active one", versionNumber)
-    .option("--count <rows>", "rows to answer from at most, 1 to 20", wholeNumber(1, 20), 6)
+    .option("--limit, --count <rows>", "rows to answer from at most, 1 to 20", wholeNumber(1, 20), 6)
     .addHelpText(
       "after",
       '\nExample:\n  npm run -s reembed -- ask "How do I resolve a merge conflict?" --collection course_content',
     )
-    .action(async (question: string, options: Options) => {
+    .action(async (given: string | undefined, options: Options) => {
+      const question = questionOf(given, options.query);
       const out = createOutput(options.json);
       const hangUp = new AbortController();
       const onInterrupt = () => hangUp.abort();

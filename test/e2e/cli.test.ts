@@ -52,7 +52,7 @@ describe("without a database", () => {
   ];
 
   /** Names that others had for a command. */
-  const ALIASES = { stats: "status", migrate: "backfill", continuous: "work" };
+  const ALIASES = { stats: "status", migrate: "backfill", continuous: "work", rag: "ask" };
 
   test("help lists the commands, and each has help with an example", async () => {
     const { code, stdout } = await runCli(["--help"]);
