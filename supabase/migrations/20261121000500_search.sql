@@ -21,7 +21,8 @@
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
---   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table.
+--   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table. So nothing else is
+--     planned that need not be: an assignment sets as `perform` does, and is only evaluated.
 --   * The planner takes a distance for as cheap as comparing two numbers and does not see that wide vectors are fetched from TOAST, so it
 --     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
 --     prefers the filter's own index, or the table, where a filter leaves few rows. No plan of this is worth compiling (jit).
@@ -155,6 +156,7 @@ declare
   found_rows bigint;
   _effort int;
   _visible tid[];
+  _setting text;
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
@@ -164,11 +166,11 @@ begin
       message = format('match_threshold is %%s: it must be between -1 and 1, or null for none', match_threshold), hint = 'A similarity is 1 - cosine distance.';
   end if;
 
-  perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true),
-          set_config('enable_sort', %21$s, true);
+  _setting := set_config('hnsw.iterative_scan', 'relaxed_order', true);
+  _setting := set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true);
+  _setting := set_config('enable_sort', %21$s, true);
   foreach _effort in array array[%18$s, 20000] loop
-    perform set_config('hnsw.max_scan_tuples', _effort::text, true);
+    _setting := set_config('hnsw.max_scan_tuples', _effort::text, true);
     for %13$s, similarity, found_rows in
       select %14$s, 1 - n._distance, count(*) over ()
         from (select %15$s, %9$s as _distance from %10$s where true%11$s

@@ -102,6 +102,9 @@ const RPC_NAMES = [
   "similarity",
   "found_rows",
   "_distance",
+  "_effort",
+  "_visible",
+  "_setting",
 ];
 /** And those of the hybrid RPCs, where there are any. */
 const HYBRID_NAMES = [
