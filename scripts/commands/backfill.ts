@@ -42,7 +42,7 @@ interface Options extends DatabaseOptions {
   readonly lane: "sync" | "batch";
   readonly batch?: number;
   readonly interval: number;
-  readonly limit?: number;
+  readonly limit?: number | undefined;
   readonly rate?: number;
 }
 
@@ -89,11 +89,7 @@ export function addBackfill(program: Command): void {
       wholeNumber(1, 3_600),
       60,
     )
-    .option(
-      "--limit <rows>",
-      "stop after so many rows; 0, as without it: all",
-      (text) => wholeNumber(0, 1_000_000_000)(text) || undefined,
-    )
+    .option("--limit <rows>", "stop after so many rows; 0, as without it: all", wholeNumber(0, 1_000_000_000))
     .option(
       "--rate <rows>",
       "store at most so many rows a second; default: as fast as the database takes them, sparing searches",
@@ -109,7 +105,7 @@ Example:
   npm run -s reembed -- backfill --target lexicon --batch 64 --limit 50
   npm run -s reembed -- backfill --collection course_content --version 2 --lane batch`,
     )
-    .action(backfill);
+    .action((options: Options) => backfill({ ...options, limit: options.limit || undefined }));
 }
 
 async function backfill(options: Options): Promise<void> {

@@ -1,4 +1,4 @@
-/** `reembed ingest`: documents from files into a collection. Ingesting one again changes only what has changed. */
+/** `reembed ingest`: documents, or rows, from files into a collection. Ingesting the same again changes only what has changed. */
 import { createReadStream } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -13,6 +13,7 @@ import {
   kindsIn,
 } from "../../supabase/functions/_shared/ingest/kinds.ts";
 import { withDatabase } from "../lib/database.ts";
+import { ingestRows } from "../lib/ingest-rows.ts";
 import { collectionName, type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, type Output, table } from "../lib/output.ts";
 
@@ -56,24 +57,36 @@ export function addIngest(program: Command): void {
     .description("Takes documents apart into rows and stores what is new or has changed.")
     .argument(
       "<folder or file...>",
-      "pages (*.html), articles (*.jsonl, a JSON object a line), or folders of pages",
+      "pages (*.html), articles (*.jsonl, a JSON object a line), or folders of pages; for other collections rows (*.jsonl, *.csv)",
     )
-    .option("--collection <name>", `into ${INGESTED.join(" or ")}; default: by the files`, collectionName)
+    .option(
+      "--collection <name>",
+      `of documents into ${INGESTED.join(" or ")}, by default by the files; any other one of rows`,
+      collectionName,
+    )
     .option("--base-url <url>", "for pages: a page's url is this and its file name", baseUrl)
     .addHelpText(
       "after",
       `
+A row has the columns of its table, without the vectors, and is known again by the one unique index beside the primary key, else by the primary key.
 An article has url, title, content, and may have published_at (such as 2026-11-20T08:00:00Z), chunk_tokens and overlap_tokens.
 
 Example:
   npm run -s reembed -- ingest examples/git-course --base-url https://swcarpentry.github.io/git-novice/
-  npm run -s reembed -- ingest examples/news/articles.jsonl`,
+  npm run -s reembed -- ingest examples/news/articles.jsonl
+  npm run -s reembed -- ingest examples/bora/lexicon.csv --collection lexicon`,
     )
     .action(ingest);
 }
 
 async function ingest(paths: readonly string[], options: Options): Promise<void> {
   const out = createOutput(options.json);
+  const { collection } = options;
+  if (collection !== undefined && !INGESTED.includes(collection)) {
+    if (options.baseUrl !== undefined)
+      throw invalid("--base-url is for pages, and rows go into this collection", "Leave it out.");
+    return ingestRows(paths, collection, options, out);
+  }
   const files = await findFiles(paths, options);
   const urls = urlsOf(files, options.baseUrl);
   const results = await withDatabase(options, async (db) => {

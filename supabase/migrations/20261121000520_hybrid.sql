@@ -14,7 +14,7 @@
 --   * A spelling is looked for by its trigrams, whole words of it: pg_trgm's strict word similarity, from a bound on that its operator reads from a setting.
 --     The setting is put back at the end, because the caller's own statements read it too.
 --   * A row that has the very spelling comes first: the sum of the weights is added to its score, twice where the diacritics are the same. It is looked for
---     in the same index by a search of its own (LIKE, the ends of the spelling included), so that it is not missed among many like ones.
+--     in the same index by a search of its own (LIKE, the ends of the spelling included). Where there is one, like ones are not looked for.
 --   * PostgreSQL looks rows up by words and trigrams only where no policy of the caller's hides rows, because these operators are not leakproof; under other
 --     policies it reads the rows that the policy lets through.
 
@@ -114,20 +114,23 @@ begin
     likeness_before := current_setting('pg_trgm.strict_word_similarity_threshold');
     perform set_config('pg_trgm.strict_word_similarity_threshold', '%3$s', true);
   end if;$sql$, reembed.spelling_length(), trigrams, reembed.spelling_likeness());
-  side.lists := format($sql$, alike as (
-      select w.*, %1$I.strict_word_similarity(own.spelling, w._spelling) as _likeness, %1$I.similarity(own.spelling, w._spelling) as _whole
-        from (select %2$s, %3$s as _spelling from %4$s where %3$s operator(%1$I.%%>>) own.spelling%5$s limit %6$s) w
-       order by _likeness desc, _whole desc, %7$s limit own.depth
-    ), spelt as (
+  side.lists := format($sql$, spelt as materialized (
       select %2$s, 1 + (position(own.typed in E'\n' || lower(normalize(btrim((%8$s)))) || E'\n') > 0)::int as _same
         from %4$s where %3$s like own.spelt%5$s limit own.depth
+    ), alike as (
+      select w.*, %1$I.strict_word_similarity(own.spelling, w._spelling) as _likeness, %1$I.similarity(own.spelling, w._spelling) as _whole
+        from (select %2$s, %3$s as _spelling from %4$s
+               where not exists (select from spelt) and %3$s operator(%1$I.%%>>) own.spelling%5$s limit %6$s) w
+       order by _likeness desc, _whole desc, %7$s limit own.depth
     ), by_spelling as (
-      select %9$s, coalesce(x._same, 0) as _same, row_number() over (order by coalesce(x._same, 0) desc, n._likeness desc nulls last, n._whole desc, %9$s) as _place
-        from alike n full join spelt x using (%9$s)
+      select %9$s, n._same, row_number() over (order by n._same desc, n._likeness desc, n._whole desc, %9$s) as _place
+        from (select x.*, 1::real as _likeness, 1::real as _whole from spelt x
+              union all
+              select %7$s, 0, w._likeness, w._whole from alike w) n
     )$sql$,
     trigrams, reembed.key_list(c, bare_table), reembed.spelling_of(c), c.source_table, reembed.filter_conditions(c, rpc, bare_table),
     reembed.spelling_candidates(), reembed.key_list(c, 'w'), c.spelling_expression,
-    (select string_agg(quote_ident(k), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)));
+    reembed.key_list(c, 'n'));
   side.parts := format($sql$
               union all
               select %2$s, w._place, null, %1$I.spelling_weight / (%1$I.rrf_k + w._place) + w._same * (%3$s) from by_spelling w$sql$,

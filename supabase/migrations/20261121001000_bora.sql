@@ -80,6 +80,23 @@ begin
 end
 $$;
 
+-- By what a row of a file is known again. Where rows of an adopted table share one, nothing is ingested by it until they are told apart.
+do $$
+declare
+  natural_key record;
+begin
+  for natural_key in
+    select * from (values ('bora_docs', 'title, source'), ('phrases', 'bora'), ('lexicon', 'headword, part_of_speech, homograph')) k(tbl, columns)
+  loop
+    begin
+      execute format('create unique index if not exists %I on public.%I (%s) nulls not distinct', natural_key.tbl || '_natural_key', natural_key.tbl, natural_key.columns);
+    exception when unique_violation or program_limit_exceeded then
+      raise notice 'rows of % share (%), or hold more of it than an index takes: reembed ingest knows them by their id alone', natural_key.tbl, natural_key.columns;
+    end;
+  end loop;
+end
+$$;
+
 alter table public.bora_docs enable row level security;
 alter table public.phrases enable row level security;
 alter table public.lexicon enable row level security;

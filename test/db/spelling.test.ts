@@ -90,6 +90,7 @@ describePostgres("a search by spelling over many rows", () => {
     test.each([1, 10, 100])(
       "reads meaning, words and spelling each from its own index when %i rows are asked for",
       async (count) => {
+        // No headword is spelt like this, so that like ones are looked for.
         const text = `${plain(words[10] ?? "")} or gloss12`;
         const nodes = await nodesDuring(watcher, CALL, [text, vectors[7], count]);
         for (const index of [HNSW, GIN, TRIGRAMS]) expect(nodes).toContain(index);
@@ -139,11 +140,13 @@ describePostgres("a search by spelling over many rows", () => {
   test("of words that differ in diacritics alone the one that is written comes first", async () => {
     await owner.query(`insert into public.entries (id, headword, kind, gloss) values
       (10001, 'zuzá', 'tone', 'x'), (10002, 'zúza', 'tone', 'x'), (10003, 'zuza', 'tone', 'x'), (10004, 'zuzar', 'tone', 'x')`);
+    // The like one is no answer to a word that stands there, and one to a word that does not.
     for (const word of ["zuzá", "zúza", "zuza"]) {
       const rows = await found(word, null, 4);
       expect(rows[0]).toBe(word);
-      expect(rows[3]).toBe("zuzar");
+      expect(rows.slice().sort()).toEqual(["zuza", "zuzá", "zúza"]);
     }
+    expect(await found("zuzarr", null, 4)).toContain("zuzar");
     await owner.query("delete from public.entries where kind = 'tone'");
   });
 
@@ -219,7 +222,8 @@ describePostgres("a search by spelling over many rows", () => {
                   extensions.strict_word_similarity(public.fold_spelling($1), public.fold_spelling(headword)) as likeness,
                   extensions.similarity(public.fold_spelling($1), public.fold_spelling(headword)) as whole
              from public.entries offset 0) every
-          where likeness >= 0.3 order by same desc, likeness desc, whole desc, id limit 10`,
+          where same or likeness >= 0.3 and not exists (select from public.entries e where public.fold_spelling(e.headword) = public.fold_spelling($1))
+          order by same desc, likeness desc, whole desc, id limit 10`,
         [typed],
       );
       expect(await found(typed, null, 10)).toEqual(rows.map(({ headword }) => headword));
