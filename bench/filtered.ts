@@ -57,6 +57,8 @@ export const filtered: Benchmark = async (server, rows = 100_000) => {
           "10000": share(0.1),
           "0.1 %": share(0.001),
           "1 %": share(0.01),
+          "3 %": share(0.03),
+          "5 %": share(0.05),
           "50 %": share(0.5),
         },
         QUERIES,

@@ -68,7 +68,7 @@ export interface SharedTable {
 
 /**
  * Makes the table with its index and its callers.
- * @param counts how many rows each caller sees, by the caller's name; together no more than half of all
+ * @param counts how many rows each caller sees, by the caller's name; together no more than there are
  */
 export async function createSharedTable(
   client: Client,

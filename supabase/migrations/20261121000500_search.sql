@@ -7,16 +7,16 @@
 --   * Space, width and model are literals: anon cannot read the registry. add_version and set_space make the RPC anew.
 --   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside and the distance
 --     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
---   * Iterative scan is always on: after deletes even an unfiltered search loses rows without it. It is bounded, so fewer rows than asked may come
---     back, above all where a policy lets the caller see little: how little, no plan knows, since it is made before the caller's rows are counted.
---     So a search goes on only as far as it must (all of it before the threshold):
---       1. a short index scan, which is all that most callers ever need;
---       2. when it found fewer rows than asked, the rows that the caller may see are listed, up to exact_rows() of them: if that is all of them, they are
---          compared one by one. A caller who may see three rows of a hundred thousand gets three, and pays for three;
---       3. when they are more, a longer index scan meets enough of them, as a rule;
---       4. and when it does not, all that the caller may see are compared.
---     Without filters the first step must not sort, where it has an index: the planner takes every caller for an average one, and sorts ten thousand rows of
---     the one who has them.
+--   * An index scan looks at ef_search rows, and what of them the caller may not see, or is dead, is missing. How little a policy leaves, no plan knows, since it
+--     is made before the caller's rows are counted. So a search goes on only as far as it must (all of it before the threshold):
+--       1. one pass of the index, which is all that most callers ever need;
+--       2. when it found less than a third of what was asked, the rows that the caller may see are listed, up to exact_rows() of them: if that is all of them,
+--          they are compared one by one. A caller who may see three rows of a hundred thousand gets three, and pays for three. To go on with the index
+--          would be dearer, and worse: what an iterative scan meets far from the query is not all that there is;
+--       3. else the scan goes on, up to 20,000 rows;
+--       4. and when that was not enough either, all that the caller may see are compared.
+--     Without filters the scans must not sort, where there is an index: the planner takes every caller for an average one, and sorts ten thousand rows of the
+--     one who has them.
 --   * Rows of several passes through the index are not in the order of their distance, though the planner takes the scan for sorted: `+ 0` makes it sort.
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
@@ -154,7 +154,7 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp s
 <<own>>
 declare
   found_rows bigint;
-  _effort int;
+  _scan text;
   _visible tid[];
   _setting text;
 begin
@@ -166,11 +166,11 @@ begin
       message = format('match_threshold is %%s: it must be between -1 and 1, or null for none', match_threshold), hint = 'A similarity is 1 - cosine distance.';
   end if;
 
-  _setting := set_config('hnsw.iterative_scan', 'relaxed_order', true);
   _setting := set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true);
-  _setting := set_config('enable_sort', %21$s, true);
-  foreach _effort in array array[%18$s, 20000] loop
-    _setting := set_config('hnsw.max_scan_tuples', _effort::text, true);
+  _setting := set_config('hnsw.max_scan_tuples', '20000', true);
+  _setting := set_config('enable_sort', %18$s, true);
+  foreach _scan in array array['off', 'relaxed_order'] loop
+    _setting := set_config('hnsw.iterative_scan', _scan, true);
     for %13$s, similarity, found_rows in
       select %14$s, 1 - n._distance, count(*) over ()
         from (select %15$s, %9$s as _distance from %10$s where true%11$s
@@ -184,15 +184,16 @@ begin
     if found_rows >= match_count then
       return;
     end if;
-    if _visible is null then
-      perform set_config('enable_sort', 'on', true);
-      _visible := array(select t.ctid from %19$s t where true%11$s limit %20$s + 1);
+    if _scan = 'relaxed_order' or coalesce(found_rows, 0) * 3 < match_count then
+      _visible := coalesce(_visible, array(select t.ctid from %19$s t where true%11$s limit %20$s + 1));
       exit when cardinality(_visible) <= %20$s;
     end if;
   end loop;
 
+  _setting := set_config('enable_sort', 'on', true);
   if cardinality(_visible) <= %20$s then
-    perform set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+    _setting := set_config('enable_hashjoin', 'off', true);
+    _setting := set_config('enable_mergejoin', 'off', true);
     return query
       select %14$s, 1 - n._distance
         from (select * from (select %15$s, %9$s as _distance from %10$s where t.ctid = any (own._visible) and %12$s is not null offset 0) x
@@ -231,11 +232,10 @@ $sql$,
     (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
     reembed.key_list(c, 'n'),
     v.ef_search,
-    1000,
-    c.source_table,
-    reembed.exact_rows(v),
     coalesce((select format('case when num_nonnulls(%s) = 0 then ''off'' else ''on'' end', string_agg(format('%I.%I', v.match_function, f.parameter), ', ')) from reembed.filters_of(c) f
-               having count(*) > 0), '''off'''));
+               having count(*) > 0), '''off'''),
+    c.source_table,
+    reembed.exact_rows(v));
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';

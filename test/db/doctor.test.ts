@@ -177,7 +177,7 @@ describePostgres("doctor: a rule finds nothing, then the harm, then nothing agai
         finds("error", /does not check for vectors of test\/model-1@8/),
       ],
       [replacing("<> 8 then", "<> 9 then"), finds("error", /8 dimensions/)],
-      [replacing("20000]", "1]"), finds("warning", /body/)],
+      [replacing("'20000'", "'1'"), finds("warning", /body/)],
       [
         replacing(
           "match_threshold double precision DEFAULT 0",

@@ -256,10 +256,13 @@ describePostgres("a match RPC over many rows", () => {
     expect(misplaced).toEqual([]);
   });
 
-  // The second is more than one pass through the index looks at.
-  test.each([30, 150])(
-    "after the %i nearest rows were deleted the index still gives as many as asked",
-    async (deleted) => {
+  // The second is more than one pass through the index looks at: what is left of so small a table is compared.
+  test.each([
+    [30, 1],
+    [150, 2],
+  ])(
+    "after the %i nearest rows were deleted as many as asked still come, in %i searches",
+    async (deleted, statements) => {
       const query = queries384[6];
       await owner.query(
         "delete from course_content where id in (select id from match_course_content($1, null, $2))",
@@ -269,7 +272,7 @@ describePostgres("a match RPC over many rows", () => {
         query,
       ]);
       expect(rows).toHaveLength(20);
-      expect(searches, "no second, exact search was needed").toHaveLength(1);
+      expect(searches).toHaveLength(statements);
       expect(searches[0]?.nodes).toContain(HNSW_384);
     },
   );
