@@ -117,16 +117,26 @@ describePostgres("over a direct connection", () => {
   });
 
   test("the role's time-out does not end it, and stays as it was", async () => {
-    await observer.query(
-      `insert into ${collection.table} (title, embedding_2)
-       select n::text, (select array_agg(sin(n * i)) from generate_series(1, 8) i)::extensions.vector from generate_series(1, 3000) n`,
-    );
-    await observer.query(`alter role postgres in database ${database.name} set statement_timeout = '150ms'`);
+    await observer.query(`alter role postgres in database ${database.name} set statement_timeout = '2s'`);
     const late = await openDatabase(database.url, 1);
     try {
-      expect((await readIndexPlan(late, target())).timeout_seconds).toBe(0.15);
-      expect(await buildIndex(late, target())).toBe(true);
-      expect(await late.query("show statement_timeout")).toEqual([{ statement_timeout: "150ms" }]);
+      expect((await readIndexPlan(late, target())).timeout_seconds).toBe(2);
+      // It waits for a writer for longer than the time-out.
+      await holdUp();
+      const building = buildIndex(late, target());
+      await until(
+        "it builds for longer",
+        async () =>
+          ((
+            await observer.query(
+              `select from pg_stat_progress_create_index p join pg_stat_activity a using (pid)
+                where p.datname = current_database() and clock_timestamp() - a.query_start > interval '2.5 seconds'`,
+            )
+          ).rowCount ?? 0) > 0,
+      );
+      await writer.client.query("commit");
+      expect(await building).toBe(true);
+      expect(await late.query("show statement_timeout")).toEqual([{ statement_timeout: "2s" }]);
     } finally {
       await late.close();
     }
