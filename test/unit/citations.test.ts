@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { CitationFilter } from "../../supabase/functions/_shared/ask/citations.ts";
+import { seedFrom } from "../support/seed.ts";
 
 const SOURCES = [
   { number: 1, url: "https://example.org/course/01.html#commits" },
@@ -246,13 +247,17 @@ describe("whatever is said", () => {
     return places.slice(1).map((place, index) => text.slice(places[index], place));
   };
 
+  test("what looks like an address whose scheme begins with a digit is taken out, too", () => {
+    expect(pass(["See [1://[1]"]).text).not.toContain("://");
+  });
+
   test("where it is cut makes no difference", () => {
     fc.assert(
       fc.property(said, cuts, (text, at) => {
         expect(pass(pieces(text, at))).toEqual({ ...pass([text]), passed: expect.anything() });
         expect(pass([...text]).text).toBe(pass([text]).text);
       }),
-      { numRuns: 3_000 },
+      { seed: seedFrom("REEMBED_PROPERTY_SEED"), numRuns: 3_000 },
     );
   });
 
@@ -272,7 +277,7 @@ describe("whatever is said", () => {
           expect(line).toMatch(/\[\d+\]/);
         if (passed.trim() !== "") expect(cited.length).toBeGreaterThan(0);
       }),
-      { numRuns: 3_000 },
+      { seed: seedFrom("REEMBED_PROPERTY_SEED"), numRuns: 3_000 },
     );
   });
 });

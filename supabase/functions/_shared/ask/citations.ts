@@ -166,9 +166,9 @@ const FORMATTING =
 
 const MARKDOWN_LINK = /!?\[([^[\]]*)\]\(\s*<?([^)\s>]*)>?[^)\n]*\)/g;
 
-/** Any scheme with two slashes, those that need none, and what is taken for an address without a scheme. */
+/** Any scheme with two slashes (also one that begins with a digit, which is none), those that need none, and what is taken for an address without a scheme. */
 const ADDRESS =
-  /[a-z][a-z0-9+.-]*:\/\/[^\s<>"`]*|\b(?:javascript|vbscript|data|blob|file|mailto|tel|sms|magnet|intent):[^\s<>"`]+|\bwww\.[^\s<>"`]+|(?<![:\w/])\/\/[\w-]+\.[^\s<>"`]+/gi;
+  /[a-z0-9][a-z0-9+.-]*:\/\/[^\s<>"`]*|\b(?:javascript|vbscript|data|blob|file|mailto|tel|sms|magnet|intent):[^\s<>"`]+|\bwww\.[^\s<>"`]+|(?<![:\w/])\/\/[\w-]+\.[^\s<>"`]+/gi;
 
 /** A bracket that Markdown would take for a link by what follows it, or at the beginning for the definition of one. */
 const REFERENCE = /\](?=\()|^\s*\[[^\]]*\](?=:)/g;
