@@ -131,10 +131,12 @@ export const news: Benchmark = async (server, rows = 200_000) => {
             rounded((loaded / load) * 1000),
             "the engine stores new vectors, with the old index in place and none on the new ones",
           ],
-          kept_in_step_ratio: [
-            rounded(median(kept.kept) / median(kept.plain)),
-            `time to store ${KEPT_ROWS} vectors of ${OLD} dimensions where the text column follows, relative to where it does not, without any index`,
-          ],
+          stored_with_its_text_ms: medianFigure(
+            kept.kept,
+            `a vector of ${OLD} dimensions is stored where the text column follows, in a table without any index`,
+            KEPT_ROWS,
+          ),
+          stored_alone_ms: medianFigure(kept.plain, "the same where no text follows", KEPT_ROWS),
         },
         bars: [
           atMost("milliseconds that status takes", median(status), 300),
