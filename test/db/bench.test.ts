@@ -120,7 +120,7 @@ describePostgres("npm run bench", () => {
         "milliseconds that status takes",
         "milliseconds that 95 of 100 searches of the old vectors take",
         "milliseconds that 95 of 100 searches of the new vectors take",
-        "p95 of a search by similarity and age, relative to similarity alone",
+        "time of a search by similarity and age, relative to similarity alone",
       ],
     ],
     ["hybrid", "200", ["time of the hybrid search relative to the semantic one"]],
