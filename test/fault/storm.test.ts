@@ -55,7 +55,8 @@ describePostgres("ten workers", () => {
     );
   const refused = () => openai.stats().log.filter(({ status }) => status === 429).length;
 
-  test("waste next to no request on a limit a minute", async () => {
+  // The fake's bucket fills by the clock: on a machine that stands still for a while, answers come too late to be counted on. That does not happen thrice.
+  test("waste next to no request on a limit a minute", { retry: 2 }, async () => {
     await storm(8_000);
     // How much of the limit they use is for `npm run bench -- --only storm`: it depends on the machine.
     const { requests, tokensBilled } = openai.stats();
