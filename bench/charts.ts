@@ -99,11 +99,15 @@ function drawLines({ title, x, y, lines }: LineChart): Markup {
     const kind = ours ? "ours" : "other";
     const path = points.map((point) => `${across.at(point.x)},${up.at(point.y)}`).join(" ");
     return markup`
-  <polyline points="${path}" class="line ${kind}"/>${points.map(
-    (point) => markup`
-  <circle cx="${across.at(point.x)}" cy="${up.at(point.y)}" r="3.5" class="${kind}"/>
-  <text x="${across.at(point.x) + 6}" y="${up.at(point.y) + 14}" class="hint">${point.note ?? ""}</text>`,
-  )}`;
+  <polyline points="${path}" class="line ${kind}"/>${points.map((point) => {
+    const [x, y] = [across.at(point.x), up.at(point.y)];
+    const note = point.note
+      ? markup`
+  <text x="${round(x + 6)}" y="${round(y + 14)}" class="hint">${point.note}</text>`
+      : "";
+    return markup`
+  <circle cx="${x}" cy="${y}" r="3.5" class="${kind}"/>${note}`;
+  })}`;
   });
   return picture(
     PLOT.bottom + 44,

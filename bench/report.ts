@@ -45,6 +45,7 @@ function readmeRegion(results: readonly Result[]): string {
     results.filter(({ name }) => HEADLINES.includes(name)),
     "docs/performance.md",
   );
+  if (bars.length === 0) return "No result of these is here yet.";
   return table(["measured by", "what", "figure", "bar", ""], bars);
 }
 

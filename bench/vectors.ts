@@ -1,6 +1,6 @@
 /**
  * Vectors for measurements, quickly and from a seed, shaped as embeddings of texts are: of length 1, all turned a little one way, in themes and topics within them
- * that overlap, and around their topic spread along few directions and a little along all.
+ * that overlap, and around their topic spread along few directions and a little along all. A test compares 62 of them with 62 real ones.
  */
 import { seededRandom } from "../scripts/lib/evaluation/statistics.ts";
 

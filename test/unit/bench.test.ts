@@ -1,8 +1,10 @@
 /** What measurements are made with: contenders in turn, vectors from a seed, the exact answer, pictures. */
+import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { draw } from "../../bench/charts.ts";
 import { atLeast, atMost, below, interleaved, medianFigure } from "../../bench/measure.ts";
 import { Exact, take, topicVectors } from "../../bench/vectors.ts";
+import { mean } from "../../scripts/lib/evaluation/statistics.ts";
 
 describe("interleaved", () => {
   test("runs each contender once a round, in an order that turns, and counts no first round", async () => {
@@ -32,6 +34,23 @@ describe("vectors", () => {
     for (const vector of first ?? []) expect(Math.hypot(...vector)).toBeCloseTo(1, 6);
   });
 
+  test("lie as real embeddings do: 62 of them as 62 film titles in text-embedding-3-small", async () => {
+    const text = await readFile(
+      new URL("../../examples/peliculas/peliculas_text-embedding-3-small-1536.json", import.meta.url),
+      "utf8",
+    );
+    const titles = Object.values(JSON.parse(text) as Record<string, number[]>).map((title) =>
+      Float32Array.from(title),
+    );
+    const [real, made] = [titles, take(topicVectors(1536, 1), titles.length)].map(shapeAmong);
+    if (!real || !made) throw new Error("nothing was measured");
+    expect(Math.abs(made.mean - real.mean)).toBeLessThan(0.05);
+    expect(Math.abs(made.nearest - real.nearest)).toBeLessThan(0.05);
+    expect(Math.abs(made.last - real.last)).toBeLessThan(0.05);
+    expect(made.dimension / real.dimension).toBeGreaterThan(0.8);
+    expect(made.dimension / real.dimension).toBeLessThan(1.25);
+  });
+
   test("the exact answer is that of sorting all, and recall is by distance", () => {
     const vectors = topicVectors(8, 1);
     const [queries, rows] = [take(vectors, 4), take(vectors, 200)];
@@ -50,6 +69,24 @@ describe("vectors", () => {
     expect(truth.shape().last).toBeLessThan(truth.shape().nearest);
   });
 });
+
+/** How vectors lie among each other: the mean similarity of two, and how the ten nearest others of each lie around it. */
+function shapeAmong(vectors: readonly Float32Array[]) {
+  const shapes = vectors.map((one) => {
+    const others = vectors.filter((other) => other !== one);
+    const truth = new Exact([one], 10);
+    for (const other of others) truth.add(other);
+    const dot = (other: Float32Array) =>
+      other.reduce((sum, value, axis) => sum + value * (one[axis] ?? 0), 0);
+    return { ...truth.shape(), mean: mean(others.map(dot)) };
+  });
+  return {
+    mean: mean(shapes.map((shape) => shape.mean)),
+    nearest: mean(shapes.map((shape) => shape.nearest)),
+    last: mean(shapes.map((shape) => shape.last)),
+    dimension: mean(shapes.map((shape) => shape.dimension)),
+  };
+}
 
 describe("pictures", () => {
   test("bars are as long as their values, and labels are text", () => {
