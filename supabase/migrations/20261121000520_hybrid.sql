@@ -109,10 +109,13 @@ begin
     spelling := public.fold_spelling(typed);
     spelt := '%%' || regexp_replace(spelling, '([\\%%_])', '\\\1', 'g') || '%%';
     typed := E'\n' || lower(normalize(typed)) || E'\n';
-    -- Where this session has not loaded pg_trgm yet, its setting has no value that could be put back.
-    perform %2$I.strict_word_similarity('', '');
-    likeness_before := current_setting('pg_trgm.strict_word_similarity_threshold');
-    perform set_config('pg_trgm.strict_word_similarity_threshold', '%3$s', true);
+    likeness_before := current_setting('pg_trgm.strict_word_similarity_threshold', true);
+    if likeness_before is null then
+      -- Where this session has not loaded pg_trgm yet, its setting has no value that could be put back.
+      perform %2$I.strict_word_similarity('', '');
+      likeness_before := current_setting('pg_trgm.strict_word_similarity_threshold');
+    end if;
+    _setting := set_config('pg_trgm.strict_word_similarity_threshold', '%3$s', true);
   end if;$sql$, reembed.spelling_length(), trigrams, reembed.spelling_likeness());
   side.lists := format($sql$, spelt as materialized (
       select %2$s, 1 + (position(own.typed in E'\n' || lower(normalize(btrim((%8$s)))) || E'\n') > 0)::int as _same
@@ -169,7 +172,8 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp s
 <<own>>
 declare
   depth int;
-  semantic boolean;%6$s
+  semantic boolean;
+  _setting text;%6$s
 begin
   if query_text is null or length(query_text) > 8000 then
     raise exception using errcode = 'RE004',
@@ -188,9 +192,10 @@ begin
 
   depth := least(1000, greatest(20, 2 * match_count));
   semantic := query_embedding is not null and semantic_weight > 0;%12$s
-  perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, greatest(%27$s, 2 * depth))::text, true),
-          set_config('hnsw.max_scan_tuples', '20000', true);
+  -- Assigned, not performed: that would be planned in each call.
+  _setting := set_config('hnsw.iterative_scan', 'relaxed_order', true);
+  _setting := set_config('hnsw.ef_search', least(1000, greatest(%27$s, 2 * depth))::text, true);
+  _setting := set_config('hnsw.max_scan_tuples', '20000', true);
 
   return query
     with near as materialized (
@@ -245,7 +250,7 @@ $sql$,
     reembed.vector_join(v),
     case when spelling.prepared = '' then '' else $sql$
   if likeness_before is not null then
-    perform set_config('pg_trgm.strict_word_similarity_threshold', likeness_before, true);
+    _setting := set_config('pg_trgm.strict_word_similarity_threshold', likeness_before, true);
   end if;$sql$ end,
     format('Rows of %s %sby nearness to query_embedding (%s, %s dimensions), fused by reciprocal rank, best first%s. Without query_embedding by the text alone; similarity is then null. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 zero vector, RE004 an argument out of range.',
            c.name, case when words.prepared = '' then '' else format('by the words of query_text (%s) and ', c.lexical_config) end
