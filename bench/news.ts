@@ -146,7 +146,7 @@ export const news: Benchmark = async (server, rows = 200_000) => {
           atMost(
             "time of a search by similarity and age, relative to similarity alone",
             Math.max(median(old.recent) / median(old.match), median(moved.recent) / median(moved.match)),
-            8,
+            5,
           ),
         ],
       };
