@@ -72,6 +72,11 @@ end
 $$;
 comment on function reembed.check_range(text, numeric, numeric, numeric) is 'RE004 with the argument''s name and the rule when the value is null or outside the range.';
 
+create function reembed.is_list(list anyarray) returns boolean language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(array_ndims(list), 1) = 1 and not exists (select from unnest(list) u(element) where u.element is null)
+$$;
+comment on function reembed.is_list(anyarray) is 'Whether an array has one dimension and no null in it; true of null, which is no array.';
+
 create function reembed.fail_unreadable(v reembed.versions, c reembed.collections, row_ids text[]) returns text[]
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -481,9 +486,9 @@ begin
      or (complete_vectors.truncated is not null and cardinality(row_ids) <> cardinality(complete_vectors.truncated)) then
     raise exception using errcode = 'RE004', message = 'row_ids, hashes, vectors, tokens, skipped and truncated must have the same length', hint = 'One element a row in each.';
   end if;
-  if array_position(row_ids, null) is not null or array_position(hashes, null) is not null or array_position(tokens, null) is not null
-     or (select count(distinct u.id) from unnest(row_ids) u(id)) < cardinality(row_ids) then
-    raise exception using errcode = 'RE004', message = 'row_ids, hashes and tokens hold a null, or row_ids names a row twice', hint = 'Each row once, with its hash and its tokens.';
+  if not (reembed.is_list(row_ids) and reembed.is_list(hashes) and reembed.is_list(tokens)) or array_ndims(vectors) > 1
+     or array_ndims(complete_vectors.skipped) > 1 or array_ndims(complete_vectors.truncated) > 1 or (select count(distinct u.id) from unnest(row_ids) u(id)) < cardinality(row_ids) then
+    raise exception using errcode = 'RE004', message = 'row_ids, hashes and tokens hold a null or a list, or row_ids names a row twice', hint = 'Each row once, with its hash and its tokens, in arrays of one dimension.';
   end if;
   if wait and cardinality(row_ids) > 1 then
     raise exception using errcode = 'RE004', message = 'row_ids has more than one element while wait is true',
@@ -737,8 +742,8 @@ declare
   seconds double precision;
   waiting int;
 begin
-  if row_ids is null or array_position(row_ids, null) is not null or cardinality(row_ids) not between 1 and 2048 then
-    raise exception using errcode = 'RE004', message = 'row_ids must hold 1 to 2048 row ids and no null', hint = 'Name each row by the text of its key.';
+  if row_ids is null or not reembed.is_list(row_ids) or cardinality(row_ids) not between 1 and 2048 then
+    raise exception using errcode = 'RE004', message = 'row_ids must be a list of 1 to 2048 row ids without null', hint = 'Name each row by the text of its key.';
   end if;
   if not v.maintained then
     perform reembed.refuse_step(v, 'order_rows', 'it is not maintained');

@@ -6,7 +6,7 @@
 -- The shape of a match RPC, each part of which was measured:
 --   * Space, width and model are literals: anon cannot read the registry. add_version and set_space make the RPC anew.
 --   * `order by column <=> query limit k`, alone and innermost, is what the index serves; the threshold stands outside and the distance
---     is computed once. One statement a search: planning a second one costs more than sorting k rows again.
+--     is computed once.
 --   * An index scan looks at ef_search rows, and what of them the caller may not see, or is dead, is missing. How little a policy leaves, no plan knows, since it
 --     is made before the caller's rows are counted. So a search goes on only as far as it must (all of it before the threshold):
 --       1. one pass of the index, which is all that most callers ever need;
@@ -21,8 +21,9 @@
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
---   * A custom plan each time: under a generic one `filter is null or column = filter` reads the whole table. So nothing else is
---     planned that need not be: an assignment sets as `perform` does, and is only evaluated.
+--   * Planning costs as much as half of a search. Without filters the pass through the index is planned once in a session (a generic plan): there is one way to do
+--     it. Filters, and what is counted and compared one by one, are planned each time: under a generic plan `filter is null or column = filter` reads the whole
+--     table, and what the policy leaves to one caller is no estimate for the next. An assignment sets as `perform` does, and is not planned at all.
 --   * The planner takes a distance for as cheap as comparing two numbers and does not see that wide vectors are fetched from TOAST, so it
 --     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
 --     prefers the filter's own index, or the table, where a filter leaves few rows. No plan of this is worth compiling (jit).
@@ -74,17 +75,25 @@ language sql immutable security invoker set search_path = pg_catalog, pg_temp as
 $$;
 comment on function reembed.embedding_hint(reembed.spaces) is 'What a caller whose vector was refused should do.';
 
-create function reembed.distance_to_query(v reembed.versions, rpc name) returns text
+create function reembed.query_variable(v reembed.versions) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select format('%s operator(extensions.<=>) %s', reembed.vector_of(v),
-                -- Of length 1, because half precision overflows early; a cosine does not see it.
-                case when format_type(a.atttypid, a.atttypmod) like 'extensions.halfvec%'
-                     then format('extensions.l2_normalize(%I.query_embedding)::%s', rpc, format_type(a.atttypid, a.atttypmod))
-                     else format('%I.query_embedding', rpc) end)
+  select case when t.name like 'extensions.halfvec%' then format('_query %s;', t.name) else '_query extensions.vector;' end
+    from pg_catalog.pg_attribute a, format_type(a.atttypid, a.atttypmod) t(name)
+   where a.attrelid = v.vector_table and a.attname = v.vector_column
+$$;
+comment on function reembed.query_variable(reembed.versions) is 'SQL text of the declaration of an RPC''s variable for the query''s vector, in the form that the index serves.';
+
+create function reembed.query_assignment(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  -- Of length 1, because half precision overflows early; a cosine does not see it.
+  select case when a.atttypid = 'extensions.halfvec'::regtype then '_query := extensions.l2_normalize(query_embedding);' else '_query := query_embedding;' end
     from pg_catalog.pg_attribute a where a.attrelid = v.vector_table and a.attname = v.vector_column
 $$;
-comment on function reembed.distance_to_query(reembed.versions, name) is
-  'SQL text of the cosine distance from a row''s vector to the RPC''s query_embedding, in the form that the index serves.';
+comment on function reembed.query_assignment(reembed.versions) is 'SQL text that sets this variable from an RPC''s query_embedding, once it is checked.';
+
+create function reembed.distance_to_query(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$ select format('%s operator(extensions.<=>) own._query', reembed.vector_of(v)) $$;
+comment on function reembed.distance_to_query(reembed.versions) is 'SQL text of the cosine distance from a row''s vector to the RPC''s query.';
 
 create function reembed.filters_of(c reembed.collections) returns table (parameter text, filtered name, suffix text, n bigint)
 language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -110,6 +119,12 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function reembed.filter_conditions(reembed.collections, name, text) is 'SQL text of the conditions that the RPC''s filters put on the row `alias`.';
 
+create function reembed.unfiltered(c reembed.collections, rpc name) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select coalesce(string_agg(format('%I.%I is null', rpc, f.parameter), ' and '), 'true') from reembed.filters_of(c) f
+$$;
+comment on function reembed.unfiltered(reembed.collections, name) is 'SQL text of whether an RPC was called without a filter.';
+
 create function reembed.public_types(c reembed.collections) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select string_agg(format('%I %s', p, format_type(a.atttypid, null)), ', ' order by n)
@@ -133,14 +148,133 @@ $$;
 comment on function reembed.exact_rows(reembed.versions) is
   'How many vectors a search compares one by one, rather than look for the few that its caller may see in the index: as many as take about 30 ms. Three times as many where they stand in their rows (storage plain) and need not be fetched from TOAST.';
 
+create function reembed.search_steps(v reembed.versions, rpc name, selected text, wanted text, by_index text[], one_by_one text[]) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c reembed.collections;
+  rows_with_vectors text;
+begin
+  select * into strict c from reembed.collections where id = v.collection_id;
+  rows_with_vectors := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
+  return format($sql$
+  _unfiltered := %1$s;
+  _setting := set_config('plan_cache_mode', case when _unfiltered then 'force_generic_plan' else 'force_custom_plan' end, true);
+  _setting := set_config('hnsw.ef_search', least(1000, greatest(%2$s, 2 * %3$s))::text, true);
+  _setting := set_config('hnsw.max_scan_tuples', '20000', true);
+  _setting := set_config('enable_sort', case when _unfiltered then 'off' else 'on' end, true);
+  foreach _scan in array array['off', 'relaxed_order'] loop
+    _setting := set_config('hnsw.iterative_scan', _scan, true);
+    %4$s(select %5$s, %6$s as _distance from %7$s where true%8$s
+               order by %6$s limit %3$s) n
+       where n._distance <> 'NaN'%9$s
+    exit when found_rows >= %3$s;
+    _setting := set_config('plan_cache_mode', 'force_custom_plan', true);
+    if _scan = 'relaxed_order' or coalesce(found_rows, 0) * 3 < %3$s then
+      _visible := coalesce(_visible, array(select t.ctid from %10$s t where true%8$s limit %11$s + 1));
+      exit when cardinality(_visible) <= %11$s;
+    end if;
+  end loop;
+  _setting := set_config('enable_sort', 'on', true);
+  if coalesce(found_rows, 0) >= %3$s then
+    null;
+  elsif cardinality(_visible) <= %11$s then
+    _setting := set_config('enable_hashjoin', 'off', true);
+    _setting := set_config('enable_mergejoin', 'off', true);
+    %12$s(select * from (select %5$s, %6$s as _distance from %7$s where t.ctid = any (own._visible) and %13$s is not null offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit %3$s) n%14$s
+    _setting := set_config('enable_hashjoin', 'on', true);
+    _setting := set_config('enable_mergejoin', 'on', true);
+  else
+    %12$s(select * from (select %5$s, %6$s as _distance from %7$s where %13$s is not null%8$s offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit %3$s) n%14$s
+  end if;$sql$,
+    reembed.unfiltered(c, rpc),
+    v.ef_search,
+    wanted,
+    by_index[1],
+    selected,
+    reembed.distance_to_query(v),
+    rows_with_vectors,
+    reembed.filter_conditions(c, rpc, 't'),
+    by_index[2],
+    c.source_table,
+    reembed.exact_rows(v),
+    one_by_one[1],
+    reembed.vector_of(v),
+    one_by_one[2]);
+end
+$$;
+comment on function reembed.search_steps(reembed.versions, name, text, text, text[], text[]) is
+  'SQL text of the steps above, which an RPC of this name takes to the nearest `wanted` rows: its statement over what the index returned, and its statement over what was compared one by one, each as the text before and behind that source of rows n, which has what is selected of t, and _distance. The first statement sets found_rows.';
+
+create function reembed.search_variables(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format(E'\n  %s\n  found_rows bigint;\n  _unfiltered boolean;\n  _scan text;\n  _visible tid[];\n  _setting text;', reembed.query_variable(v))
+$$;
+comment on function reembed.search_variables(reembed.versions) is 'SQL text of the declarations that search_steps and query_assignment need, in a block labelled own.';
+
+create function reembed.search_settings(s reembed.spaces) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format('set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %s set jit = off
+  set enable_sort = on set enable_hashjoin = on set enable_mergejoin = on', reembed.distance_cost(s))
+$$;
+comment on function reembed.search_settings(reembed.spaces) is 'SQL text of the settings of an RPC that takes search_steps: what these change is as it was when the RPC ends.';
+
+create function reembed.key_arrays(c reembed.collections, prefix text) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format(E'\n  %s%s %s[];', prefix, n, format_type(a.atttypid, -1)), '' order by n)
+    from unnest(c.key_columns) with ordinality u(k, n)
+    join pg_catalog.pg_attribute a on a.attrelid = c.source_table and a.attname = k
+$$;
+comment on function reembed.key_arrays(reembed.collections, text) is 'SQL text of the declarations of variables that hold the keys of a list of rows, an array for each key column: <prefix>1, <prefix>2, ...';
+
+create function reembed.key_array_names(c reembed.collections, prefix text) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format('own.%s%s', prefix, n), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)
+$$;
+comment on function reembed.key_array_names(reembed.collections, text) is 'SQL text of these variables, separated by commas.';
+
+create function reembed.nearest_variables(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  select reembed.search_variables(v) || reembed.key_arrays(c, '_near_') || E'\n  _distances double precision[];' from reembed.collections c where c.id = v.collection_id
+$$;
+comment on function reembed.nearest_variables(reembed.versions) is 'SQL text of the declarations that nearest_steps needs.';
+
+create function reembed.nearest_steps(v reembed.versions, rpc name) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c reembed.collections;
+  aggregates text;
+begin
+  select * into strict c from reembed.collections where id = v.collection_id;
+  select string_agg(format('array_agg(n.%I)', k), ', ' order by n) || ', array_agg(n._distance)' into aggregates from unnest(c.key_columns) with ordinality u(k, n);
+  return reembed.search_steps(v, rpc, reembed.key_list(c, 't'), 'own.depth',
+    array[format('select %s, count(*) into %s, own._distances, own.found_rows from ', aggregates, reembed.key_array_names(c, '_near_')), ';'],
+    array[format('select %s into %s, own._distances from ', aggregates, reembed.key_array_names(c, '_near_')), ';']);
+end
+$$;
+comment on function reembed.nearest_steps(reembed.versions, name) is
+  'SQL text that leaves the keys and the distances of the nearest `depth` rows, in no order, in the variables that nearest_rows reads.';
+
+create function reembed.nearest_rows(c reembed.collections) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select format('unnest(%s, own._distances) n(%s, _distance)', reembed.key_array_names(c, '_near_'),
+                (select string_agg(quote_ident(k), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)))
+$$;
+comment on function reembed.nearest_rows(reembed.collections) is 'SQL text of a FROM item n: what nearest_steps left, by the names of the key columns, and _distance.';
+
 create function reembed.match_function_sql(v reembed.versions) returns text
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c reembed.collections;
   s reembed.spaces;
+  found text;
+  in_order text;
 begin
   select * into strict c from reembed.collections where id = v.collection_id;
   select * into strict s from reembed.spaces where id = v.space_id;
+  select string_agg(format('n.%I', p), ', ' order by n) || ', 1 - n._distance' into found from unnest(c.public_columns) with ordinality u(p, n);
+  in_order := reembed.key_list(c, 'n');
   return format($sql$
 create function public.%1$I(
   query_embedding extensions.vector,
@@ -148,15 +282,10 @@ create function public.%1$I(
   match_count integer default 5,
 %3$s  query_space text default null
 ) returns table (%4$s, similarity double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %7$s set jit = off
-  set enable_sort = on set enable_hashjoin = on set enable_mergejoin = on as $body$
+language plpgsql stable security invoker %7$s as $body$
 #variable_conflict use_column
 <<own>>
-declare
-  found_rows bigint;
-  _scan text;
-  _visible tid[];
-  _setting text;
+declare%9$s
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
@@ -166,48 +295,7 @@ begin
       message = format('match_threshold is %%s: it must be between -1 and 1, or null for none', match_threshold), hint = 'A similarity is 1 - cosine distance.';
   end if;
 
-  _setting := set_config('hnsw.ef_search', least(1000, greatest(%17$s, 2 * match_count))::text, true);
-  _setting := set_config('hnsw.max_scan_tuples', '20000', true);
-  _setting := set_config('enable_sort', %18$s, true);
-  foreach _scan in array array['off', 'relaxed_order'] loop
-    _setting := set_config('hnsw.iterative_scan', _scan, true);
-    for %13$s, similarity, found_rows in
-      select %14$s, 1 - n._distance, count(*) over ()
-        from (select %15$s, %9$s as _distance from %10$s where true%11$s
-               order by %9$s limit %1$I.match_count) n
-       where n._distance <> 'NaN'
-       order by n._distance + 0, %16$s
-    loop
-      exit when found_rows < match_count or similarity <= match_threshold;
-      return next;
-    end loop;
-    if found_rows >= match_count then
-      return;
-    end if;
-    if _scan = 'relaxed_order' or coalesce(found_rows, 0) * 3 < match_count then
-      _visible := coalesce(_visible, array(select t.ctid from %19$s t where true%11$s limit %20$s + 1));
-      exit when cardinality(_visible) <= %20$s;
-    end if;
-  end loop;
-
-  _setting := set_config('enable_sort', 'on', true);
-  if cardinality(_visible) <= %20$s then
-    _setting := set_config('enable_hashjoin', 'off', true);
-    _setting := set_config('enable_mergejoin', 'off', true);
-    return query
-      select %14$s, 1 - n._distance
-        from (select * from (select %15$s, %9$s as _distance from %10$s where t.ctid = any (own._visible) and %12$s is not null offset 0) x
-               where x._distance <> 'NaN' order by x._distance limit %1$I.match_count) n
-       where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
-       order by n._distance, %16$s;
-  else
-    return query
-      select %14$s, 1 - n._distance
-        from (select * from (select %15$s, %9$s as _distance from %10$s where %12$s is not null%11$s offset 0) x
-               where x._distance <> 'NaN' order by x._distance limit %1$I.match_count) n
-       where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
-       order by n._distance, %16$s;
-  end if;
+  %10$s%11$s
 end
 $body$;
 revoke execute on function public.%1$I from public;
@@ -220,22 +308,26 @@ $sql$,
     reembed.public_types(c),
     reembed.embedding_hint(s),
     reembed.query_vector_checks(v, v.match_function),
-    reembed.distance_cost(s),
+    reembed.search_settings(s),
     format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
            c.name, s.id, s.dimensions),
-    reembed.distance_to_query(v, v.match_function),
-    format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join ')),
-    reembed.filter_conditions(c, v.match_function, 't'),
-    reembed.vector_of(v),
-    (select string_agg(format('%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
-    (select string_agg(format('n.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
-    (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
-    reembed.key_list(c, 'n'),
-    v.ef_search,
-    coalesce((select format('case when num_nonnulls(%s) = 0 then ''off'' else ''on'' end', string_agg(format('%I.%I', v.match_function, f.parameter), ', ')) from reembed.filters_of(c) f
-               having count(*) > 0), '''off'''),
-    c.source_table,
-    reembed.exact_rows(v));
+    reembed.search_variables(v),
+    reembed.query_assignment(v),
+    reembed.search_steps(v, v.match_function,
+      (select string_agg(format('t.%I', p), ', ' order by p) from (select unnest(c.public_columns) union select unnest(c.key_columns)) u(p)),
+      format('%I.match_count', v.match_function),
+      array[format('for %s, similarity, found_rows in
+      select %s, count(*) over () from ', (select string_agg(quote_ident(p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)), found),
+            format('
+       order by n._distance + 0, %s
+    loop
+      exit when found_rows < match_count or similarity <= match_threshold;
+      return next;
+    end loop;', in_order)],
+      array[format('return query select %s from ', found),
+            format('
+       where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
+       order by n._distance, %2$s;', v.match_function, in_order)]));
 end
 $$;
 comment on function reembed.match_function_sql(reembed.versions) is 'SQL text of a version''s match RPC, with its grants: width, space and threshold are literals.';

@@ -61,7 +61,7 @@ begin
   end if;
   -- The expression may name the table: it stands there without an alias.
   select quote_ident(x.relname) into strict bare_table from pg_catalog.pg_class x where x.oid = c.source_table;
-  side.declared := E'\n  full_text tsquery;';
+  side.declared := E'\n  full_text tsquery;' || reembed.key_arrays(c, '_worded_');
   side.prepared := format($sql$
   if full_text_weight > 0 then
     begin
@@ -74,18 +74,24 @@ begin
     if querytree(full_text) in ('', 'T') then
       full_text := null;
     end if;
-  end if;$sql$, c.lexical_config);
-  side.lists := format($sql$, by_words as (
-      select %1$s, row_number() over (order by n._rank desc, %1$s) as _place
-        from (select w.*, ts_rank_cd(w._words, own.full_text) as _rank
-                from (select %2$s, (%3$s) as _words from %4$s where (%3$s) @@ own.full_text%5$s limit %6$s) w
-               order by _rank desc, %7$s limit own.depth) n
-    )$sql$,
-    reembed.key_list(c, 'n'), reembed.key_list(c, bare_table), c.lexical_expression, c.source_table,
-    reembed.filter_conditions(c, rpc, bare_table), reembed.lexical_candidates(), reembed.key_list(c, 'w'));
+  end if;
+  if full_text is not null then
+    -- Planned each time: words of half of the rows are not looked up, the table is read until there are enough of them.
+    _setting := set_config('plan_cache_mode', 'force_custom_plan', true);
+    select %8$s into %9$s
+      from (select w.*, ts_rank_cd(w._words, own.full_text) as _rank
+              from (select %2$s, (%3$s) as _words from %4$s where (%3$s) @@ own.full_text%5$s limit %6$s) w
+             order by _rank desc, %7$s limit own.depth) n;
+  end if;$sql$,
+    c.lexical_config, reembed.key_list(c, bare_table), c.lexical_expression, c.source_table,
+    reembed.filter_conditions(c, rpc, bare_table), reembed.lexical_candidates(), reembed.key_list(c, 'w'),
+    (select string_agg(format('array_agg(n.%I order by n._rank desc, %s)', k, reembed.key_list(c, 'n')), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)),
+    reembed.key_array_names(c, '_worded_'));
   side.parts := format($sql$
               union all
-              select w.*, null, %1$I.full_text_weight / (%1$I.rrf_k + w._place) from by_words w$sql$, rpc);
+              select w.*, null, %1$I.full_text_weight / (%1$I.rrf_k + w._place) from unnest(%2$s) with ordinality w(%3$s, _place)$sql$,
+    rpc, reembed.key_array_names(c, '_worded_'),
+    (select string_agg(quote_ident(k), ', ' order by n) from unnest(c.key_columns) with ordinality u(k, n)));
   return side;
 end
 $$;
@@ -117,20 +123,20 @@ begin
     end if;
     _setting := set_config('pg_trgm.strict_word_similarity_threshold', '%3$s', true);
   end if;$sql$, reembed.spelling_length(), trigrams, reembed.spelling_likeness());
-  side.lists := format($sql$, spelt as materialized (
+  side.lists := format($sql$spelt as materialized (
       select %2$s, 1 + (position(own.typed in E'\n' || lower(normalize(btrim((%8$s)))) || E'\n') > 0)::int as _same
-        from %4$s where %3$s like own.spelt%5$s limit own.depth
+        from %4$s where own.spelt is not null and %3$s like own.spelt%5$s limit own.depth
     ), alike as (
       select w.*, %1$I.strict_word_similarity(own.spelling, w._spelling) as _likeness, %1$I.similarity(own.spelling, w._spelling) as _whole
         from (select %2$s, %3$s as _spelling from %4$s
-               where not exists (select from spelt) and %3$s operator(%1$I.%%>>) own.spelling%5$s limit %6$s) w
+               where own.spelling is not null and not exists (select from spelt) and %3$s operator(%1$I.%%>>) own.spelling%5$s limit %6$s) w
        order by _likeness desc, _whole desc, %7$s limit own.depth
     ), by_spelling as (
       select %9$s, n._same, row_number() over (order by n._same desc, n._likeness desc, n._whole desc, %9$s) as _place
         from (select x.*, 1::real as _likeness, 1::real as _whole from spelt x
               union all
               select %7$s, 0, w._likeness, w._whole from alike w) n
-    )$sql$,
+    ), $sql$,
     trigrams, reembed.key_list(c, bare_table), reembed.spelling_of(c), c.source_table, reembed.filter_conditions(c, rpc, bare_table),
     reembed.spelling_candidates(), reembed.key_list(c, 'w'), c.spelling_expression,
     reembed.key_list(c, 'n'));
@@ -167,13 +173,11 @@ create function public.%1$I(
   rrf_k integer default 60,
 %2$s%3$s  query_space text default null
 ) returns table (%4$s, similarity double precision, score double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %5$s set jit = off as $body$
+language plpgsql stable security invoker %5$s as $body$
 #variable_conflict use_column
 <<own>>
 declare
-  depth int;
-  semantic boolean;
-  _setting text;%6$s
+  depth int;%16$s%6$s
 begin
   if query_text is null or length(query_text) > 8000 then
     raise exception using errcode = 'RE004',
@@ -191,26 +195,16 @@ begin
   end if;
 
   depth := least(1000, greatest(20, 2 * match_count));
-  semantic := query_embedding is not null and semantic_weight > 0;%12$s
-  -- Assigned, not performed: that would be planned in each call.
-  _setting := set_config('hnsw.iterative_scan', 'relaxed_order', true);
-  _setting := set_config('hnsw.ef_search', least(1000, greatest(%27$s, 2 * depth))::text, true);
-  _setting := set_config('hnsw.max_scan_tuples', '20000', true);
+  %13$s
+  if query_embedding is not null and semantic_weight > 0 then%15$s
+  end if;%12$s
+  _setting := set_config('plan_cache_mode', case when %17$s then 'force_generic_plan' else 'force_custom_plan' end, true);
 
   return query
-    with near as materialized (
-      select %13$s, %14$s as _distance from %15$s where own.semantic%16$s order by %14$s limit own.depth
-    ), exact as materialized (
-      -- As in a match RPC: all rows, where the index had fewer than asked.
-      select * from (select %13$s, %14$s as _distance from %15$s
-                      where own.semantic and (select count(*) from near n where n._distance <> 'NaN') < own.depth and %17$s is not null%16$s offset 0) x
-       where x._distance <> 'NaN' order by x._distance limit own.depth
-    ), by_meaning as (
-      select %18$s, row_number() over (order by n._distance + 0, %18$s) as _place
-        from (select * from near where _distance <> 'NaN' and not exists (select from exact) union all select * from exact) n
-    )%19$s, fused as (
+    with %27$sfused as (
       select %18$s, sum(n._part) as _score, min(n._nearness) as _nearness
-        from (select m.*, m._place as _nearness, %1$I.semantic_weight / (%1$I.rrf_k + m._place) as _part from by_meaning m%20$s) n
+        from (select m.*, m._place as _nearness, %1$I.semantic_weight / (%1$I.rrf_k + m._place) as _part
+                from (select %18$s, row_number() over (order by n._distance, %18$s) as _place from %19$s) m%20$s) n
        group by %18$s
        order by _score desc, _nearness, %18$s
        limit %1$I.match_count
@@ -228,7 +222,7 @@ $sql$,
     (select string_agg(format(E'  %I double precision default 1,\n', w), '' order by n) from unnest(weights) with ordinality u(w, n)),
     reembed.filter_parameters(c),
     reembed.public_types(c),
-    reembed.distance_cost(s),
+    reembed.search_settings(s),
     words.declared || spelling.declared,
     reembed.query_vector_checks(v, v.hybrid_function),
     (select string_agg(format('%I between 0 and 1000', w), ' and ' order by n) from unnest(weights) with ordinality u(w, n)),
@@ -236,13 +230,13 @@ $sql$,
     regexp_replace(array_to_string(weights, ', '), ', (\w+)$', ' and \1'),
     case cardinality(weights) when 2 then 'both' else 'all' end,
     words.prepared || spelling.prepared,
-    reembed.key_list(c, 't'),
-    reembed.distance_to_query(v, v.hybrid_function),
-    format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join ')),
-    reembed.filter_conditions(c, v.hybrid_function, 't'),
-    reembed.vector_of(v),
+    reembed.query_assignment(v),
+    reembed.distance_to_query(v),
+    replace(reembed.nearest_steps(v, v.hybrid_function), E'\n', E'\n  '),
+    reembed.nearest_variables(v),
+    reembed.unfiltered(c, v.hybrid_function),
     reembed.key_list(c, 'n'),
-    words.lists || spelling.lists,
+    reembed.nearest_rows(c),
     words.parts || spelling.parts,
     (select string_agg(format('t.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     c.source_table,
@@ -256,7 +250,7 @@ $sql$,
            c.name, case when words.prepared = '' then '' else format('by the words of query_text (%s) and ', c.lexical_config) end
              || case when spelling.prepared = '' then '' else 'by its spelling and ' end, s.id, s.dimensions,
            case when spelling.prepared = '' then '' else ', a row of the very spelling before all others' end),
-    v.ef_search);
+    spelling.lists);
 end
 $$;
 comment on function reembed.hybrid_function_sql(reembed.versions) is

@@ -44,11 +44,11 @@ create function public.%1$I(
   match_threshold double precision default null,
 %2$s  query_space text default null
 ) returns table (%3$s, similarity double precision, recency double precision, score double precision)
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %4$s set jit = off as $body$
+language plpgsql stable security invoker %4$s as $body$
 #variable_conflict use_column
 <<own>>
 declare
-  depth int;
+  depth int;%7$s
 begin
   if query_embedding is null then
     raise exception using errcode = 'RE003', message = 'query_embedding is null', hint = %5$L;
@@ -71,60 +71,48 @@ begin
   end if;
 
   depth := coalesce(candidates, least(1000, greatest(100, 10 * match_count)));
-  perform set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          set_config('hnsw.ef_search', least(1000, greatest(%19$s, 2 * depth))::text, true),
-          set_config('hnsw.max_scan_tuples', '20000', true);
+  %8$s%9$s
+  _setting := set_config('plan_cache_mode', 'force_generic_plan', true);
 
   return query
-    with near as materialized (
-      select %7$s, %8$s as _distance from %9$s where true%10$s order by %8$s limit own.depth
-    ), exact as materialized (
-      -- As in a match RPC: all rows, where the index had fewer than asked.
-      select * from (select %7$s, %8$s as _distance from %9$s
-                      where (select count(*) from near n where n._distance <> 'NaN') < %1$I.match_count and %11$s is not null%10$s offset 0) x
-       where x._distance <> 'NaN' order by x._distance limit own.depth
-    ), nearest as (
-      select * from near where _distance <> 'NaN' and not exists (select from exact) union all select * from exact
-    ), aged as (
+    with aged as (
       -- exp below e^-700 would be an underflow.
       select %12$s, 1 - n._distance as _similarity,
              case when x._at is null then 0 else exp(-least(700, ln(2::double precision) * greatest(0, extract(epoch from now() - x._at)::double precision) / 86400 / %1$I.half_life_days)) end as _recency
         -- Looked up a row at a time (offset 0): a join would be planned by what nobody knows, how many rows the index gives.
-        from nearest n cross join lateral (select %15$s as _at from %13$s where %14$s offset 0) x
+        from %10$s cross join lateral (select %11$s as _at from %13$s where %14$s offset 0) x
        where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
     ), best as (
       select n.*, (1 - %1$I.recency_weight) * n._similarity + %1$I.recency_weight * n._recency as _score
         from aged n order by _score desc, n._similarity desc, %12$s limit %1$I.match_count
     )
-    select %16$s, n._similarity, n._recency, n._score
-      from best n join %13$s t on %17$s
+    select %15$s, n._similarity, n._recency, n._score
+      from best n join %13$s t on %16$s
      order by n._score desc, n._similarity desc, %12$s;
 end
 $body$;
 revoke execute on function public.%1$I from public;
 grant execute on function public.%1$I to anon, authenticated, service_role;
-comment on function public.%1$I is %18$L;
+comment on function public.%1$I is %17$L;
 $sql$,
     v.recent_function,
     reembed.filter_parameters(c),
     reembed.public_types(c),
-    reembed.distance_cost(s),
+    reembed.search_settings(s),
     reembed.embedding_hint(s),
     reembed.query_vector_checks(v, v.recent_function),
-    reembed.key_list(c, 't'),
-    reembed.distance_to_query(v, v.recent_function),
-    format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join ')),
-    reembed.filter_conditions(c, v.recent_function, 't'),
-    reembed.vector_of(v),
+    reembed.nearest_variables(v),
+    reembed.query_assignment(v),
+    reembed.nearest_steps(v, v.recent_function),
+    reembed.nearest_rows(c),
+    format('(%s)', c.recency_expression),
     reembed.key_list(c, 'n'),
     c.source_table,
     (select string_agg(format('%2$s.%1$I operator(pg_catalog.=) n.%1$I', k, bare_table), ' and ' order by n) from unnest(c.key_columns) with ordinality u(k, n)),
-    format('(%s)', c.recency_expression),
     (select string_agg(format('t.%I', p), ', ' order by n) from unnest(c.public_columns) with ordinality u(p, n)),
     (select string_agg(format('t.%1$I operator(pg_catalog.=) n.%1$I', k), ' and ' order by n) from unnest(c.key_columns) with ordinality u(k, n)),
     format('Of the rows of %s nearest to query_embedding (%s, %s dimensions) those with the best score: (1 - recency_weight) * similarity + recency_weight * 0.5 ^ (age in days / half_life_days). RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 an argument out of range.',
-           c.name, s.id, s.dimensions),
-    v.ef_search);
+           c.name, s.id, s.dimensions));
 end
 $$;
 comment on function reembed.recent_function_sql(reembed.versions) is

@@ -195,8 +195,8 @@ declare
   inserted int;
   deleted int;
 begin
-  if coalesce(apply_article.url, '') = '' or coalesce(cardinality(chunks), 0) = 0 or array_position(chunks, null) is not null then
-    raise exception using errcode = 'RE004', message = 'url and chunks must be given, and no chunk is null', hint = 'An article is named by its url, and has at least one chunk.';
+  if coalesce(apply_article.url, '') = '' or coalesce(cardinality(chunks), 0) = 0 or not reembed.is_list(chunks) then
+    raise exception using errcode = 'RE004', message = 'url and chunks must be given, chunks as a list without null', hint = 'An article is named by its url, and has at least one chunk.';
   end if;
   -- One at a time for each url: what is read below is still so when it is written.
   perform pg_advisory_xact_lock(hashtextextended('reembed.apply_article:' || apply_article.url, 0));

@@ -405,8 +405,8 @@ begin
   if top_k is null or top_k not between 1 and 100 then
     raise exception using errcode = 'RE004', message = format('top_k is %s: it must be between 1 and 100', coalesce(top_k::text, 'null')), hint = 'Pass how many artifacts you want at most.';
   end if;
-  if cardinality(artifact_ids) > 1000 or array_position(artifact_ids, null) is not null then
-    raise exception using errcode = 'RE004', message = 'artifact_ids must hold at most 1000 ids and no null', hint = 'Leave it out to rank all artifacts that the caller sees.';
+  if cardinality(artifact_ids) > 1000 or array_ndims(artifact_ids) > 1 or array_position(artifact_ids, null) is not null then
+    raise exception using errcode = 'RE004', message = 'artifact_ids must be a list of at most 1000 ids without null', hint = 'Leave it out to rank all artifacts that the caller sees.';
   end if;
   if (query_embedding is null) <> (ranking_method = 'keyword') then
     raise exception using errcode = 'RE004', message = format('query_embedding is %s, and ranking_method %s', case when query_embedding is null then 'null' else 'given' end, ranking_method),

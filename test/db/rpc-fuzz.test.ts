@@ -62,6 +62,28 @@ describePostgres(`every function of the API, ${CALLS} calls each, seed ${SEED}`,
     return prints;
   }
 
+  // PostgreSQL's own functions refuse one with 0A000, which is nobody's fault.
+  test.each([
+    ["reembed_order_rows('course_content', 1, array[array['a', 'b']])", /^row_ids must be a list/],
+    [
+      "rank_artifacts('a job', ranking_method => 'keyword', artifact_ids => array[array[1, 2]]::bigint[])",
+      /^artifact_ids must be a list/,
+    ],
+    [
+      "reembed_apply_article('https://example.org/', 'title', 'text', null, array[array['a', 'b']])",
+      /^url and chunks must be given/,
+    ],
+    [
+      "reembed_complete(1, 'test/none@16', gen_random_uuid(), array[array['a', 'b']], array[array['00', '00']], array[array['[1]', '[1]']], array[array[1, 1]])",
+      /^row_ids, hashes and tokens hold a null or a list/,
+    ],
+  ])("a list of lists is refused by its name: %s", async (call, message) => {
+    await expect(client.query(`select public.${call}`)).rejects.toMatchObject({
+      code: "RE004",
+      message: expect.stringMatching(message),
+    });
+  });
+
   describe.each(ROLES)("as %s", (role) => {
     test(
       "is answered, or refused with a documented code; nothing leaks, and only the service changes anything",
