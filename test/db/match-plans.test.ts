@@ -297,10 +297,12 @@ describePostgres("a match RPC under row level security", () => {
   const ROWS = 30_000;
   const MEMBER = "00000000-0000-4000-8000-000000000001";
   let owner: Client;
+  let adminUrl: string;
   let query: string;
 
   beforeAll(async () => {
     const database = await createDatabase();
+    adminUrl = database.adminUrl;
     owner = await connect(database.url);
     await owner.query(`
       create table notes (id bigint generated always as identity primary key, team int not null, body text not null, embedding vector(16));
@@ -330,21 +332,36 @@ describePostgres("a match RPC under row level security", () => {
       [[...vectors, ...own].map(vectorText), ROWS],
     );
     await owner.query("create index notes_embedding_hnsw on notes using hnsw (embedding vector_cosine_ops)");
-    await owner.query("analyze notes");
+    await owner.query(`
+      create index notes_words_idx on notes using gin (to_tsvector('simple', body));
+      select reembed.set_lexical_search('notes', 'to_tsvector(''simple'', body)', 'simple');
+      select reembed.set_recency('notes', 'timestamptz ''2026-01-01''');
+      analyze notes;`);
   });
   afterAll(() => owner?.end());
 
-  test("a member who may see three rows of thousands gets these three", async () => {
-    const { rows } = await asRole(
-      owner,
-      "authenticated",
-      (caller) => caller.query("select body from match_notes($1, null, 5)", [query]),
-      { sub: MEMBER },
-    );
-    expect(rows.map((row) => row.body).sort()).toEqual(
-      [ROWS + 1, ROWS + 2, ROWS + 3].map((n) => `note ${n}`),
-    );
-  });
+  test.each(["match_notes($1, null, 5)", "hybrid_notes('nothing', $1, 5)", "recent_notes($1, 5)"])(
+    "a member who may see three rows of thousands gets these three from %s, and they are compared, not the table",
+    async (call) => {
+      const watcher = await watchingClient(adminUrl);
+      const { rows, searches } = await asRole(
+        watcher,
+        "authenticated",
+        () => watch(watcher, `select body from ${call}`, [query]),
+        { sub: MEMBER },
+      );
+      await watcher.end();
+      expect(rows.map((row) => row.body).sort()).toEqual(
+        [ROWS + 1, ROWS + 2, ROWS + 3].map((n) => `note ${n}`),
+      );
+      // Once through the index, in one pass; then by their places.
+      const reads = searches.filter(({ text }) => text.includes("own._query as _distance"));
+      expect(reads.map(({ nodes }) => nodes.filter((node) => /hnsw|^Tid|^Seq/.test(node)))).toEqual([
+        ["Index Scan using notes_embedding_hnsw"],
+        ["Tid Scan"],
+      ]);
+    },
+  );
 
   test("a stranger gets none, and the owner all", async () => {
     const stranger = await asRole(

@@ -164,7 +164,9 @@ describePostgres("names and keys of any kind", () => {
           await client.query(`
             create table ${qualified(table)} (${q(id)} text primary key, ${q(text)} text, ${q(filter)} text, ${inPlace ? `${q(vector)} extensions.vector(8)` : `${q(other)} int`});
             create function ${qualified(input)} (r ${qualified(table)}) returns text language sql immutable set search_path = pg_catalog, pg_temp
-              as $input$ select r.${q(text)} $input$;`);
+              as $input$ select r.${q(text)} $input$;
+            create index on ${qualified(table)} using gin (to_tsvector('simple', ${q(text)}));
+            create index on ${qualified(table)} using gin (public.fold_spelling((${q(text)})) extensions.gin_trgm_ops);`);
           if (!inPlace)
             await client.query(
               `create table ${vectors} (${q(id)} text primary key, ${q(vector)} extensions.vector(8) not null)`,
@@ -197,6 +199,17 @@ describePostgres("names and keys of any kind", () => {
             [vectorOf("00".repeat(32)), filter],
           );
           expect(rows.map((row) => row[id])).toEqual([text]);
+          await client.query(
+            "select reembed.set_lexical_search('anything', $1, 'simple'), reembed.set_spelling_search('anything', $2), reembed.set_recency('anything', $3)",
+            [`to_tsvector('simple', ${q(text)})`, q(text), "timestamptz '2026-01-01'"],
+          );
+          for (const call of ["hybrid_anything('two', $1, 2", "recent_anything($1, 2"]) {
+            const { rows: found } = await client.query(
+              `select * from public.${call}, ${q(`filter_${filter}`)} => $2)`,
+              [vectorOf("00".repeat(32)), filter],
+            );
+            expect(found.map((row) => row[id])).toEqual([text]);
+          }
           await client.query("select reembed.reconcile('anything')");
           await client.query(`delete from ${qualified(table)}`);
           expect((await client.query("select from reembed.records")).rows).toEqual([]);
@@ -205,6 +218,40 @@ describePostgres("names and keys of any kind", () => {
     ),
     25,
   );
+
+  test("hybrid and recent searches carry keys of each type", () =>
+    rolledBack(async () => {
+      const types = Object.keys(KEY_TYPES).map((type) =>
+        /^(mood|short_text)$/.test(type) ? `public.${type}` : type,
+      );
+      const values =
+        "1|2|3|0.10|true|00000000-0000-4000-8000-000000000001|10.0.0.1|10.0.0.0/8|00:00:00:00:00:01|a|b b|long text|so so|c".split(
+          "|",
+        );
+      const names = types.map((_, n) => `k${n}`);
+      expect(values).toHaveLength(types.length);
+      await client.query(`
+        create table public.keyed (${types.map((type, n) => `k${n} ${type}`).join(", ")}, body text, embedding extensions.vector(8), primary key (${names.join(", ")}));
+        create index on public.keyed using gin (to_tsvector('simple', body));
+        create function public.keyed_input(r public.keyed) returns text language sql immutable set search_path = pg_catalog, pg_temp as 'select r.body';
+        select reembed.add_collection('keyed', 'public.keyed', array['k11', 'body']);
+        select reembed.add_version('keyed', 'test/model-1@8', 'embedding', 'public.keyed_input');
+        select reembed.set_lexical_search('keyed', 'to_tsvector(''simple'', body)', 'simple'), reembed.set_recency('keyed', 'timestamptz ''2026-01-01''');`);
+      await client.query(
+        `insert into public.keyed values (${values.map((_, n) => `$${n + 1}`).join(", ")}, 'word', '[1,1,1,1,1,1,1,1]')`,
+        values,
+      );
+      for (const call of ["hybrid_keyed('word', '[1,1,1,1,1,1,1,2]')", "recent_keyed('[1,1,1,1,1,1,1,2]')"]) {
+        const { rows } = await client.query(`select k11, body, similarity from public.${call}`);
+        expect(rows).toEqual([
+          {
+            k11: expect.stringMatching(/^long text +$/),
+            body: "word",
+            similarity: expect.closeTo(0.9594, 3),
+          },
+        ]);
+      }
+    }));
 
   test.each([
     ["a public column", ["id", "$1"], ["id"], "public_columns"],
