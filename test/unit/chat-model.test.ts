@@ -10,6 +10,7 @@ import {
 } from "../../supabase/functions/_shared/providers/openai-chat.ts";
 import { createChatModel } from "../../supabase/functions/_shared/providers.ts";
 import type { Rpc } from "../../supabase/functions/_shared/rpc.ts";
+import { estimateTokens } from "../../supabase/functions/_shared/tokens.ts";
 import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
 
 const SECRET = "The treasure is buried in Zanzibar.";
@@ -317,6 +318,33 @@ describe("the ledger", () => {
     expect(outputTokens).toBeLessThanOrEqual(10);
     expect(settled()).toMatchObject({ outcome: "length", state: "settled" });
   });
+
+  test.each(["word ", "x".repeat(1_000_000)])(
+    "a model that does not end by itself is ended, long after it has had its tokens",
+    async (piece) => {
+      let hasEnded = false;
+      const endless: ChatModel = {
+        id: "openai/endless",
+        async *stream() {
+          try {
+            for (;;) yield piece;
+          } finally {
+            hasEnded = true;
+          }
+        },
+      };
+      const { service, settled } = ledger({ ticket: 7, max_output_tokens: 10 });
+      const { text, finish } = await complete({ service, model: endless }, request);
+      expect(finish).toBe("length");
+      expect(text).toHaveLength(10 * 20);
+      expect(hasEnded).toBe(true);
+      expect(settled()).toMatchObject({
+        outcome: "length",
+        state: "lost",
+        output_tokens: estimateTokens(text),
+      });
+    },
+  );
 
   test("has an estimate where the provider counts nothing", async () => {
     openai.faults.add({ fault: { kind: "no_usage" } });

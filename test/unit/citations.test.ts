@@ -1,8 +1,6 @@
-/** What of a model's text is passed on: by example, and whatever it says and wherever its pieces are cut. */
-import fc from "fast-check";
+/** What of a model's text is passed on: by example. test/unit/properties/citations.test.ts has what must hold whatever it says. */
 import { describe, expect, test } from "vitest";
 import { CitationFilter } from "../../supabase/functions/_shared/ask/citations.ts";
-import { seedFrom } from "../support/seed.ts";
 
 const SOURCES = [
   { number: 1, url: "https://example.org/course/01.html#commits" },
@@ -32,6 +30,15 @@ describe("a citation", () => {
     ["A footnote [^1].", "A footnote [1]."],
     ["Right and wrong [1][9].", "Right and wrong [1]."],
     ["A list of wrong and right [9, 2, 0].", "A list of wrong and right [2]."],
+    ["In words [passage 2], [Source 9] [#3].", "In words [2],  [3]."],
+    [
+      "Escaped \\[1\\] \\[9\\], as HTML has it &#91;2&#93; &#x5B;&#57;&#x5d;.",
+      "Escaped [1] , as HTML has it [2] .",
+    ],
+    ["In full width ［１］［９］ and 〔２〕.", "In full width [1] and [2]."],
+    ["In digits of others [۲] [٩] [²] [½].", "In digits of others [2]  [2] ."],
+    ["With signs of others [1、3] [1 & 2] [2—3].", "With signs of others [1][3] [1][2] [2][3]."],
+    ["Of a list of files 【2:0†source】 [1].", "Of a list of files  [1]."],
   ])("%s", (said, passed) => expect(textOf(said)).toBe(passed));
 
   test.each([
@@ -41,6 +48,9 @@ describe("a citation", () => {
     "A claim [99999999999999999999].",
     "A claim [1-",
     "A claim [one].",
+    "A claim [９].",
+    "A claim 【1:0†source】.",
+    "A claim [passage 9].",
   ])("that is no row's makes no ground: %s", (said) =>
     expect(pass([said])).toMatchObject({ text: "", cited: [], omitted: 1 }),
   );
@@ -142,6 +152,24 @@ describe("a link", () => {
     ["[Click. Now](evil) [1].", "Now] (evil) [1]."],
   ])("to elsewhere is taken out: %s", (said, passed) => expect(textOf(said)).toBe(passed));
 
+  test.each([
+    ['<b title="x. [1] Y" onclick=alert(1)> [1].', '< b title="x. [1] Y" onclick=alert(1)> [1].'],
+    ['<x-y a=">. [1] Y" onclick=alert(1)> [1].', '< x-y a=">. [1] Y" onclick=alert(1)> [1].'],
+    ["<!-- Hidden. [1] Shown --> [1].", "< !-- Hidden. [1] Shown --> [1]."],
+  ])("markup that is put together of two sentences is none: %s", (said, passed) =>
+    expect(textOf(said)).toBe(passed),
+  );
+
+  // Of a pattern that takes the cube of a text's length, minutes.
+  test.each(["[a](", "![](<", "[[9]", "<x href=", "https://", "a:", "[1, ", "[^1", "x", "`a. ", "- "])(
+    "or what begins like one is cleaned in no time, however often it stands there: %s",
+    (piece) => {
+      const said = piece.repeat(16_000 / piece.length);
+      expect(new CitationFilter(SOURCES).clean(said).length).toBeLessThanOrEqual(2 * said.length);
+      expect(pass([said]).text).not.toContain("](");
+    },
+  );
+
   test("leaves what only looks like one", () => {
     const said = "Use <branch name> in `git checkout <branch>`; the data: text, see README.md // here [1].";
     expect(textOf(said)).toBe(said);
@@ -155,129 +183,4 @@ test("what moves a terminal or hides text is taken out", () => {
 test("the agreed word says that there is no answer, and is never shown", () => {
   expect(pass(["NO_", "ANSWER"])).toMatchObject({ text: "", saidNoAnswer: true, omitted: 0 });
   expect(pass(["NO_ANSWER [1]."])).toMatchObject({ text: "", saidNoAnswer: true, cited: [] });
-});
-
-describe("whatever is said", () => {
-  const nasty = fc.constantFrom(
-    "[1]",
-    "[2]",
-    "[3]",
-    "[4]",
-    "[0]",
-    "[12]",
-    "[1",
-    "1]",
-    "[",
-    "]",
-    "【1†x】",
-    "[1, 9]",
-    "[1-3]",
-    "[^2]",
-    "https://evil.example/a",
-    "https://",
-    "http",
-    "ht",
-    "tps://",
-    "www.",
-    "//",
-    "javascript:",
-    "data:",
-    "x",
-    ":",
-    ...SOURCES.map(({ url }) => url),
-    "](",
-    "![",
-    "[a](",
-    ")",
-    "(",
-    "<",
-    ">",
-    "<a href=",
-    "<img src=x>",
-    '"',
-    "'",
-    "`",
-    "```",
-    "\n```\n",
-    "~~~",
-    "``",
-    ". ",
-    "! ",
-    "? ",
-    "... ",
-    ".",
-    "e.g. ",
-    "Dr. ",
-    "\n",
-    "\n\n",
-    "\r\n",
-    "  ",
-    "- ",
-    "1. ",
-    "> ",
-    "# ",
-    "* ",
-    "A commit is a snapshot",
-    "Git",
-    "<br>",
-    "**",
-    "git stash",
-    "das Ü",
-    "日本語。",
-    "NO_ANSWER",
-    "\u200b",
-    "\u0000",
-    "\u2028",
-    "😀",
-  );
-  const said = fc
-    .array(
-      fc.oneof(
-        { weight: 5, arbitrary: nasty },
-        { weight: 1, arbitrary: fc.string({ unit: "binary", maxLength: 12 }) },
-      ),
-      {
-        maxLength: 30,
-      },
-    )
-    .map((parts) => parts.join(""));
-  const cuts = fc.array(fc.nat({ max: 400 }), { maxLength: 12 });
-  const pieces = (text: string, at: readonly number[]) => {
-    const places = [0, ...at.map((place) => place % (text.length + 1)).sort((a, b) => a - b), text.length];
-    return places.slice(1).map((place, index) => text.slice(places[index], place));
-  };
-
-  test("what looks like an address whose scheme begins with a digit is taken out, too", () => {
-    expect(pass(["See [1://[1]"]).text).not.toContain("://");
-  });
-
-  test("where it is cut makes no difference", () => {
-    fc.assert(
-      fc.property(said, cuts, (text, at) => {
-        expect(pass(pieces(text, at))).toEqual({ ...pass([text]), passed: expect.anything() });
-        expect(pass([...text]).text).toBe(pass([text]).text);
-      }),
-      { seed: seedFrom("REEMBED_PROPERTY_SEED"), numRuns: 3_000 },
-    );
-  });
-
-  test("each number is a row's, no link is left, and nothing stands without a number", () => {
-    fc.assert(
-      fc.property(said, cuts, (text, at) => {
-        const { text: passed, cited } = pass(pieces(text, at));
-        const numbersLike = (pattern: RegExp) =>
-          [...passed.matchAll(pattern)].map(([, number]) => Number(number));
-        for (const number of numbersLike(/\[\s*\^?(\d+)[^\][]*\]/g)) expect([1, 2, 3]).toContain(number);
-        expect([...new Set(numbersLike(/\[(\d+)\]/g))].sort()).toEqual(cited);
-        expect(passed).not.toMatch(
-          /\w:\/\/|\bwww\.[^\s"<>`]|\bjavascript:[^\s"<>`]|\]\(|<a |<img|\p{Cf}|\p{Zl}/u,
-        );
-        const prose = passed.replace(/^[ \t]*(`{3,}|~{3,})[\s\S]*?(^[ \t]*\1[`~]*[ \t]*$|$(?![\s\S]))/gm, "");
-        for (const line of prose.split("\n").filter((line) => /\p{L}/u.test(line)))
-          expect(line).toMatch(/\[\d+\]/);
-        if (passed.trim() !== "") expect(cited.length).toBeGreaterThan(0);
-      }),
-      { seed: seedFrom("REEMBED_PROPERTY_SEED"), numRuns: 3_000 },
-    );
-  });
 });

@@ -50,6 +50,9 @@ const begun = z.union([
   z.object({ refused: z.literal("model") }),
 ]);
 
+/** Far more than any text has. A server that knows no limit of tokens is not listened to for ever. */
+const MOST_CHARACTERS_PER_TOKEN = 20;
+
 /** The reservation outlives the longest answer. */
 const LEASE_SECONDS = 300;
 
@@ -101,6 +104,7 @@ async function* run(
   { ticket, estimate, maxOutputTokens }: Reserved,
 ): AsyncGenerator<string, Completion> {
   const began = performance.now();
+  const mostCharacters = maxOutputTokens * MOST_CHARACTERS_PER_TOKEN;
   let text = "";
   let used: Used | undefined;
   const stream = model.stream({ messages, maxOutputTokens, signal });
@@ -112,8 +116,14 @@ async function* run(
         used = { ...end, outcome: step.value.finish === "stop" ? "ok" : step.value.finish, state: "settled" };
         return { text, finish: step.value.finish, ...end };
       }
-      text += step.value;
-      yield step.value;
+      const piece = step.value.slice(0, mostCharacters - text.length);
+      text += piece;
+      yield piece;
+      if (text.length < mostCharacters) continue;
+      const end = countsOf({ finish: "length", usage: undefined }, estimate, text);
+      // Nobody says what it charges for the rest.
+      used = { ...end, outcome: "length", state: "lost" };
+      return { text, finish: "length", ...end };
     }
   } catch (error) {
     used = chargedFor(error, { estimate, text, maxOutputTokens });

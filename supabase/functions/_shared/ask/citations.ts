@@ -120,12 +120,16 @@ export class CitationFilter {
       .replace(INVISIBLE, "")
       .replace(MARKUP, "")
       .replace(FORMATTING, " ")
+      .replace(OPEN_MARKUP, "< ")
+      .replace(BRACKET_OR_DIGIT, (_all, hex: string | undefined, decimal: string) =>
+        String.fromCodePoint(hex === undefined ? Number(decimal) : Number.parseInt(hex, 16)),
+      )
       .replace(MARKDOWN_LINK, (_all, label: string, target: string) => {
         const number = this.#sources.get(target);
         if (/^\s*\d+\s*$/.test(label)) return `[${label.trim()}]`;
         return number === undefined ? label : `${label} [${number}]`;
       })
-      .replace(CITATION, (_all, numbers: string) => this.#known(numbers))
+      .replace(CITATION, (_all, numbers: string | undefined) => this.#known(numbers ?? ""))
       .replace(ADDRESS, (address) => this.#asCitation(address))
       .replace(REFERENCE, "$& ");
   }
@@ -142,8 +146,8 @@ export class CitationFilter {
 
   /** Each number that there is, in brackets of its own. */
   #known(numbers: string): string {
-    const listed = numbers.split(/\s*[,;]\s*/).flatMap((part) => {
-      const [low = 0, high = low] = part.split(/\s*[–-]\s*/).map((text) => Number(text.replace("^", "")));
+    const listed = numbers.split(/[,;、，&]/).flatMap((part) => {
+      const [low = 0, high = low] = part.split(/[–—‑-]/).map(numberOf);
       return [...this.#numbers].filter((number) => number >= low && number <= high);
     });
     return [...new Set(listed)].map((number) => `[${number}]`).join("");
@@ -153,6 +157,9 @@ export class CitationFilter {
 /** Far more than any text needs that was not made to defy it. */
 const MOST_ROUNDS = 50;
 
+/** A bracket or a digit as HTML and Markdown may have it. */
+const BRACKET_OR_DIGIT = /&#(?:x0*(5b|5d|3[0-9])|0*(91|93|4[89]|5[0-7]));/gi;
+
 /** Control characters, but for tab and line break, and characters that change the direction or cannot be seen. */
 const INVISIBLE = /(?![\t\n])[\p{Cc}\p{Cf}]/gu;
 
@@ -160,19 +167,37 @@ const INVISIBLE = /(?![\t\n])[\p{Cc}\p{Cf}]/gu;
 const MARKUP =
   /<\/?(?:a|area|audio|base|button|embed|form|frame|iframe|image|img|input|link|math|meta|object|picture|script|source|style|svg|video)\b[^<>]*>?|<[a-z][^<>]*\b(?:href|src|srcset|action|formaction|style|on\w+)\s*=[^<>]*>?/gi;
 
+/** The beginning of markup that is more than a name in angle brackets: what would end it may stand in another sentence. */
+const OPEN_MARKUP = /<(?=[a-z/!?])(?!\/?[a-z][^<>"'`=]*>)/gi;
+
 /** Elements that only set a text. Their names would hide the end of the sentence before them. */
 const FORMATTING =
   /<\/?(?:b|blockquote|br|code|del|div|em|h[1-6]|hr|i|li|mark|ol|p|pre|q|s|small|span|strong|sub|sup|table|td|th|tr|u|ul)\b[^<>]*>/gi;
 
-const MARKDOWN_LINK = /!?\[([^[\]]*)\]\(\s*<?([^)\s>]*)>?[^)\n]*\)/g;
+/** Each character has one place in it: with two, a text made of beginnings would take the cube of its length. */
+const MARKDOWN_LINK = /!?\[([^[\]]*)\]\(\s*<?([^)\s>]*)(?:(?:>|[^\S\n])[^)\n]*)?\)/g;
 
-/** Any scheme with two slashes (also one that begins with a digit, which is none), those that need none, and what is taken for an address without a scheme. */
+/** Any scheme with two slashes (also one that begins with a digit, which is none; of a long one the end), those that need none, and what is taken for an address without a scheme. */
 const ADDRESS =
-  /[a-z0-9][a-z0-9+.-]*:\/\/[^\s<>"`]*|\b(?:javascript|vbscript|data|blob|file|mailto|tel|sms|magnet|intent):[^\s<>"`]+|\bwww\.[^\s<>"`]+|(?<![:\w/])\/\/[\w-]+\.[^\s<>"`]+/gi;
+  /[a-z0-9][a-z0-9+.-]{0,30}:\/\/[^\s<>"`]*|\b(?:javascript|vbscript|data|blob|file|mailto|tel|sms|magnet|intent):[^\s<>"`]+|\bwww\.[^\s<>"`]+|(?<![:\w/])\/\/[\w-]+\.[^\s<>"`]+/gi;
 
 /** A bracket that Markdown would take for a link by what follows it, or at the beginning for the definition of one. */
 const REFERENCE = /\](?=\()|^\s*\[[^\]]*\](?=:)/g;
 
 function numbersIn(text: string): number[] {
   return [...text.matchAll(/\[(\d+)\]/g)].map(([, number]) => Number(number));
+}
+
+/** The number that these digits of any script stand for; NaN where they are none, as ½ is none. */
+function numberOf(text: string): number {
+  const digits = text.normalize("NFKC").replace(/[\s^]/g, "");
+  return digits === "" ? Number.NaN : Number(digits.replace(/\p{Nd}/gu, digitOf));
+}
+
+/** Unicode has the ten digits of a script one after another, from 0, and begins each ten where another ends or nothing is. */
+function digitOf(digit: string): string {
+  const code = digit.codePointAt(0) ?? 0;
+  let before = 0;
+  while (/\p{Nd}/u.test(String.fromCodePoint(code - before - 1))) before += 1;
+  return String(before % 10);
 }

@@ -11,14 +11,19 @@ export interface Unit {
   readonly lead: string;
 }
 
-/** A reference such as [1], [1, 2], [1-3], [^1] or 【1†source】. */
-export const CITATION = /[[【]\^?\s*(\d+(?:\s*[,;–-]\s*\^?\d+)*)\s*(?:†[^\]】\n]{0,100})?[\]】]/g;
+/**
+ * A reference such as [1], [1, 2], [1-3], [^1], [passage 1] or 【1†source】; its numbers in the group, none where it is written for another list than the
+ * passages, as 【4:0†source】 is. Also with its brackets escaped, in full width, and in the digits of another script.
+ */
+export const CITATION =
+  /\\?[[【［〔]\^?\s{0,3}(?:(?:(?:passages?|sources?|ref\.?|no\.|#)\s{0,3})?((?:[\p{Nd}\p{No}]+)(?:\s*[,;、，&–—‑-]\s*\^?[\p{Nd}\p{No}]+)*)\s*(?:†[^\]】\n]{0,100})?|\p{Nd}+:\p{Nd}+†[^\]】\n]{0,100})\\?[\]】］〕]/giu;
 
-const TRAILING_CITATIONS = new RegExp(`^(?:[ \\t]*${CITATION.source})+[ \\t]*`);
+const TRAILING_CITATIONS = new RegExp(`^(?:[ \\t]*${CITATION.source})+[ \\t]*`, "iu");
 /** What Unicode, beside the usual one, has for the end of a line. */
 const LINE_BREAK = /[\v\f\u0085\u2028\u2029]/g;
 /** The beginning of what may become a citation. */
-const CITATION_SO_FAR = /^[[【][\^\d\s,;–-]*(?:†[^\]】\n]{0,100})?$/;
+const CITATION_SO_FAR =
+  /^\\?[[【［〔]\^?\s{0,3}(?:[a-z]{0,8}\.?|#)\s{0,3}[\^\p{Nd}\p{No}\s,;:、，&–—‑-]*(?:†[^\]】\n]{0,100})?\\?$/iu;
 /** What may follow a sentence without white space between: markup, brackets, quotes, dashes. */
 const OPENING = /^[<*_~([{"'“‘«–—|]/;
 const CLOSING_MARKUP = /^(?:[*_~]+|<\/[a-z]+>)[ \t]*/i;
