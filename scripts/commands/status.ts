@@ -4,7 +4,7 @@ import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { type DatabaseOptions, numberBetween, withDatabaseOptions } from "../lib/options.ts";
-import { createOutput, type Output } from "../lib/output.ts";
+import { createOutput, harmless, type Output } from "../lib/output.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { describeStatus, readStatus, summarizeStatus } from "../lib/status.ts";
 
@@ -70,6 +70,6 @@ async function watch(db: Database, restMs: number, out: Output): Promise<void> {
 
 function draw(lines: readonly string[]): void {
   process.stdout.write(
-    `${TO_TOP}${lines.map((line) => `${line}${ERASE_LINE_END}\n`).join("")}${ERASE_BELOW}`,
+    `${TO_TOP}${lines.map((line) => `${harmless(line)}${ERASE_LINE_END}\n`).join("")}${ERASE_BELOW}`,
   );
 }

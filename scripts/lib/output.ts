@@ -20,10 +20,10 @@ export interface Output {
 
 /** The output of a command in this process. */
 export function createOutput(json: boolean): Output {
-  const note = (line: string) => void process.stderr.write(`${line}\n`);
+  const note = (line: string) => void process.stderr.write(`${harmless(line)}\n`);
   return {
     json,
-    say: json ? note : (line) => void process.stdout.write(`${line}\n`),
+    say: json ? note : (line) => void process.stdout.write(`${harmless(line)}\n`),
     note,
     result: (value) => {
       if (json) process.stdout.write(`${JSON.stringify(value)}\n`);
@@ -76,7 +76,12 @@ export function failureOf(error: unknown, command: string): Failure {
 /** Prints a failure: to stderr for a person, or as the error object on stdout. */
 export function printFailure({ code, message, hint }: Failure, json: boolean): void {
   if (json) process.stdout.write(`${JSON.stringify({ error: { code, message, hint } })}\n`);
-  else process.stderr.write(`error: ${message}\n${hint === "" ? "" : `hint: ${hint}\n`}`);
+  else process.stderr.write(harmless(`error: ${message}\n${hint === "" ? "" : `hint: ${hint}\n`}`));
+}
+
+/** A text without what moves the cursor, changes the terminal or turns the direction of what follows: names, texts and addresses are other people's. */
+export function harmless(text: string): string {
+  return text.replace(/(?![\t\n])\p{Cc}|[\u202a-\u202e\u2066-\u2069]/gu, "\ufffd");
 }
 
 /** Columns padded to their widest cell, two spaces between them, the first line the headings. */

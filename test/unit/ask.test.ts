@@ -53,6 +53,29 @@ describe("a passage", () => {
   });
 });
 
+describe("the text of a passage", () => {
+  test("is not what a machine has written, however short the row's own words are", () => {
+    const row = rowOf("A", {
+      id: "2003c32f-fed3-4d68-8c64-51ce9652a6f4",
+      content: "Use rebase.",
+      published_at: "2026-11-28T02:55:31.408123+00:00",
+      image: "https://cdn.example.org/a-picture-with-a-long-name.png",
+    });
+    expect(passagesOf([row])).toMatchObject([{ text: "Use rebase." }]);
+  });
+
+  test("is the title where the row has no other words", () => {
+    expect(passagesOf([rowOf("A title", { id: "2003c32f-fed3-4d68-8c64-51ce9652a6f4" })])).toMatchObject([
+      { text: "A title" },
+    ]);
+  });
+
+  test("needs an address without what moves a terminal", () => {
+    expect(passagesOf([rowOf("A", { url: "https://example.org/\u001b[31mred" })])).toEqual([]);
+    expect(passagesOf([rowOf("A", { url: "https://example.org/\u202egnp" })])).toEqual([]);
+  });
+});
+
 describe("a prompt", () => {
   test("has as many passages as there is room for, each cut to its share", () => {
     const long = "word ".repeat(1_000);

@@ -12,7 +12,7 @@ export interface Passage {
   readonly url: string;
   /** Null where no vector was compared. */
   readonly similarity: number | null;
-  /** The row's longest text. */
+  /** The longest text of the row that somebody wrote. */
   readonly text: string;
 }
 
@@ -27,19 +27,25 @@ export function passagesOf(rows: readonly SearchRow[]): Passage[] {
   return rows
     .flatMap((row) => {
       const { citation, similarity } = row;
-      if (citation === undefined || !/^https?:\/\/[^\s<>"`]+$/.test(citation.url)) return [];
+      if (citation === undefined || !/^https?:\/\/[^\s<>"`\p{Cc}\p{Cf}]+$/u.test(citation.url)) return [];
       return [{ title: oneLine(citation.title), url: citation.url, similarity, text: textOf(row) }];
     })
     .map((passage, index) => ({ number: index + 1, ...passage }));
 }
 
-/** Which column holds the text only the table knows: it is the longest. */
+/** Which column holds the text only the table knows: it is the longest of those that somebody wrote. */
 function textOf({ citation, ...row }: SearchRow): string {
   const texts = Object.entries(row).flatMap(([name, value]) =>
-    typeof value === "string" && name !== "url" && name !== "title" ? [value] : [],
+    typeof value === "string" && name !== "url" && name !== "title" && !MACHINE_MADE.test(value)
+      ? [value]
+      : [],
   );
   return texts.toSorted((a, b) => b.length - a.length)[0] ?? citation?.title ?? "";
 }
+
+/** An id, a time or an address: each may be longer than what a short row says. */
+const MACHINE_MADE =
+  /^(?:[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}|\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-][\d:]+)?)?|https?:\/\/\S+)$/i;
 
 function oneLine(text: string): string {
   return text.replace(/[\s\p{Cc}\p{Cf}]+/gu, " ").trim();
