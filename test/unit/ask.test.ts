@@ -65,9 +65,9 @@ describe("the text of a passage", () => {
   });
 
   test("is the title where the row has no other words", () => {
-    expect(passagesOf([rowOf("A title", { id: "2003c32f-fed3-4d68-8c64-51ce9652a6f4" })])).toMatchObject([
-      { text: "A title" },
-    ]);
+    expect(
+      passagesOf([rowOf("A", { id: "2003c32f-fed3-4d68-8c64-51ce9652a6f4", content: "" })]),
+    ).toMatchObject([{ text: "A" }]);
   });
 
   test("needs an address without what moves a terminal", () => {

@@ -40,7 +40,7 @@ function textOf({ citation, ...row }: SearchRow): string {
       ? [value]
       : [],
   );
-  return texts.toSorted((a, b) => b.length - a.length)[0] ?? citation?.title ?? "";
+  return texts.toSorted((a, b) => b.length - a.length)[0] || (citation?.title ?? "");
 }
 
 /** An id, a time or an address: each may be longer than what a short row says. */
