@@ -100,7 +100,7 @@ function callersAreShared(
     return { version: data.version as number, found: data.results.length as number };
   };
   const canary = (...args: string[]) => runJson(["canary", ...args, "--db-url", stack.databaseUrl]);
-  /** The counts are appended after the answers: asks until so many are there. */
+  /** The counts are appended after the answers: asks until there are as many since the share was set. Each test ends with all of its counts in. */
   const countsOf = async (searches: number) => {
     for (;;) {
       const { rows } = await db.query<{ report: { versions: { version: number; searches: number }[] } }>(
@@ -112,59 +112,63 @@ function callersAreShared(
       if (counted === searches) return Object.fromEntries(versions.map((one) => [one.version, one.searches]));
     }
   };
+  /** The same of all that was written since the test began, whatever share there was. */
+  const written = async (searches: number) => {
+    for (;;) {
+      const { rows } = await db.query<{ searches: string }>(
+        `select (select count(*) from reembed.search_samples) + (select coalesce(sum(m.searches), 0) from reembed.search_minutes m) as searches`,
+      );
+      if (Number(rows[0]?.searches) === searches) return;
+    }
+  };
   /** A share that leaves users on both sides. */
   const half = () => {
     const places = users.map(({ bucket }) => bucket).sort((a, b) => a - b);
     return (places[USERS / 2 - 1] ?? 0) + 1;
   };
 
-  // A count that is lost is lost, and a search goes on: on a busy machine that may happen once.
-  const counted = { retry: 2, timeout: 60_000 };
-  test(
-    "a user stays on one side, a growing share only adds users, and each search is counted",
-    counted,
-    async () => {
-      await db.query("delete from reembed.search_samples");
-      await db.query("delete from reembed.search_minutes");
-      const percent = half();
-      expect(
-        await canary("--version", "2", "--percent", String(percent), "--reason", "a first look"),
-      ).toMatchObject({
-        code: 0,
-        answer: { version: 2, percent, verdict: "waiting", rule: { min_searches: 100 } },
-      });
-      const sides = new Map<User, number>();
-      for (const user of users) {
-        const first = await search(user.client);
-        expect(first).toEqual({ version: user.bucket < percent ? 2 : 1, found: 1 });
-        expect(await search(user.client)).toEqual(first);
-        sides.set(user, first.version);
-      }
-      const onNew = [...sides.values()].filter((version) => version === 2).length;
-      expect(onNew).toBeGreaterThan(0);
-      expect(onNew).toBeLessThan(USERS);
-      expect(await countsOf(2 * USERS)).toEqual({ 1: 2 * (USERS - onNew), 2: 2 * onNew });
+  test("a user stays on one side, a growing share only adds users, and each search is counted", async () => {
+    const percent = half();
+    expect(
+      await canary("--version", "2", "--percent", String(percent), "--reason", "a first look"),
+    ).toMatchObject({
+      code: 0,
+      answer: { version: 2, percent, verdict: "waiting", rule: { min_searches: 100 } },
+    });
+    const sides = new Map<User, number>();
+    for (const user of users) {
+      const first = await search(user.client);
+      expect(first).toEqual({ version: user.bucket < percent ? 2 : 1, found: 1 });
+      expect(await search(user.client)).toEqual(first);
+      sides.set(user, first.version);
+    }
+    const onNew = [...sides.values()].filter((version) => version === 2).length;
+    expect(onNew).toBeGreaterThan(0);
+    expect(onNew).toBeLessThan(USERS);
+    expect(await countsOf(2 * USERS)).toEqual({ 1: 2 * (USERS - onNew), 2: 2 * onNew });
 
-      // Who names a version, or cannot be told from others, is on no side and not counted.
-      expect(await search(anonymous())).toMatchObject({ version: 1 });
-      for (const { client } of users)
-        expect(await search(client, { version: 1 })).toMatchObject({ version: 1 });
+    // Who names a version, or cannot be told from others, is on no side and not counted.
+    expect(await search(anonymous())).toMatchObject({ version: 1 });
+    for (const { client } of users)
+      expect(await search(client, { version: 1 })).toMatchObject({ version: 1 });
 
-      const more = Math.min(100, percent + 25);
-      expect((await canary("--version", "2", "--percent", String(more))).code).toBe(0);
-      for (const [user, version] of sides) {
-        const now = await search(user.client);
-        expect(now.version).toBe(user.bucket < more ? 2 : 1);
-        if (version === 2) expect(now.version).toBe(2);
-      }
-      await countsOf(3 * USERS);
-      // What was written down tells nobody's name, address or query.
-      const { rows } = await db.query(
-        "select coalesce(jsonb_agg(s)::text, '') || (select coalesce(jsonb_agg(m)::text, '') from reembed.search_minutes m) as all from reembed.search_samples s",
-      );
-      expect(rows[0].all).not.toMatch(/@|commit|127\.0|-[0-9a-f]{4}-/);
-    },
-  );
+    // A share that is set anew is judged by the searches since that minute: the ones before are of another.
+    await db.query("update reembed.search_samples set at = at - interval '1 minute'");
+    await db.query("update reembed.search_minutes set minute = minute - interval '1 minute'");
+    const more = Math.min(100, percent + 25);
+    expect((await canary("--version", "2", "--percent", String(more))).code).toBe(0);
+    for (const [user, version] of sides) {
+      const now = await search(user.client);
+      expect(now.version).toBe(user.bucket < more ? 2 : 1);
+      if (version === 2) expect(now.version).toBe(2);
+    }
+    await countsOf(USERS);
+    // What was written down tells nobody's name, address or query.
+    const { rows } = await db.query(
+      "select coalesce(jsonb_agg(s)::text, '') || (select coalesce(jsonb_agg(m)::text, '') from reembed.search_minutes m) as all from reembed.search_samples s",
+    );
+    expect(rows[0].all).not.toMatch(/@|commit|127\.0|-[0-9a-f]{4}-/);
+  });
 
   test("an app's own name for a visitor does without a token", async () => {
     await canary("--version", "2", "--percent", "50");
@@ -177,6 +181,7 @@ function callersAreShared(
       seen.add(version);
     }
     expect(seen).toEqual(new Set([1, 2]));
+    await countsOf(8);
   });
 
   test("the rule calls it off when its answers are empty, says why, and everybody is back on the active version", async () => {
@@ -187,12 +192,19 @@ function callersAreShared(
       users.filter(({ bucket }) => bucket < percent),
       users.filter(({ bucket }) => bucket >= percent),
     ];
-    let ended = false;
-    for (let round = 0; round < 30 && !ended; round += 1) {
-      for (const { client } of onNew) await search(client, { match_threshold: 1 });
-      for (const { client } of onOld) await search(client);
+    // One at a time: whichever count it is at which the rule looks, all are in by then.
+    let asked = 0;
+    const isOver = async () => {
       const { rows } = await db.query("select reembed.traffic('course_content') ->> 'verdict' as verdict");
-      ended = rows[0]?.verdict === "off";
+      return rows[0]?.verdict === "off";
+    };
+    while (!(await isOver())) {
+      expect(asked).toBeLessThan(60);
+      const side = asked % 2 === 0 ? onNew : onOld;
+      const user = side[asked % side.length] as User;
+      await search(user.client, asked % 2 === 0 ? { match_threshold: 1 } : {});
+      asked += 1;
+      await written(asked);
     }
     expect((await canary()).answer).toMatchObject({
       version: null,
