@@ -281,6 +281,7 @@ declare
   s reembed.spaces;
   column_type text;
   column_width int;
+  taken_by text;
   input regprocedure;
 begin
   select * into c from reembed.collections where id = new.collection_id;
@@ -343,10 +344,24 @@ begin
       -- It does not take a row of nulls; what it makes of real ones shows when they are claimed.
       null;
   end;
+  if tg_op = 'INSERT' or (new.vector_table, new.vector_column) is distinct from (old.vector_table, old.vector_column) then
+    -- One at a time for each table: of two at once, neither would see the other.
+    perform pg_advisory_xact_lock(hashtextextended('reembed.vector_table', new.vector_table::oid::bigint));
+    select format('version %s of %s', v.number, o.name) into taken_by
+      from reembed.versions v join reembed.collections o on o.id = v.collection_id
+     where v.id <> new.id and v.state <> 'retired' and v.vector_table = new.vector_table
+       and (v.vector_column = new.vector_column or new.vector_table <> c.source_table or v.vector_table <> o.source_table)
+     order by o.name, v.number limit 1;
+    if found then
+      raise exception using errcode = 'RE008',
+        message = format('vector_table: %s, column %I: %s keeps its vectors there', new.vector_table, new.vector_column, taken_by),
+        hint = 'Each would overwrite the other''s. Give every version a column of its own in the collection''s table, or a table of its own that no other version uses.';
+    end if;
+  end if;
   return new;
 end
 $$;
-comment on function reembed.check_version() is 'Trigger: a version''s column, width and input function must exist and fit its space (RE008).';
+comment on function reembed.check_version() is 'Trigger: a version''s column, width and input function must exist and fit its space, and no other version''s vectors stand there (RE008).';
 -- What a finalized version pointed at may be gone.
 create trigger versions_check before insert or update on reembed.versions for each row when (new.state <> 'retired') execute function reembed.check_version();
 

@@ -56,10 +56,6 @@ begin
   if v.state = 'retired' then
     perform reembed.refuse_step(v, 'finalize');
   end if;
-  -- Another version may read the same column, as one does that was added with another input function.
-  if exists (select from reembed.versions x where x.id <> v.id and x.state <> 'retired' and x.vector_table = v.vector_table and x.vector_column = v.vector_column) then
-    raise exception using errcode = 'RE007', message = format('another version has its vectors in %s.%I, too', v.vector_table, v.vector_column), hint = 'Call reembed.finalize, and drop nothing.';
-  end if;
   for found_object in
     select i.indexrelid::regclass as name from pg_catalog.pg_index i
      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[]) and a.attname = v.vector_column

@@ -2,7 +2,7 @@
 import type { Client } from "pg";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createDatabase, describePostgres, type TestDatabase } from "../support/postgres.ts";
-import { type Session, Sessions } from "../support/sessions.ts";
+import { type Session, Sessions, untilBlocked } from "../support/sessions.ts";
 import { type Claim, claim, done, type Outcomes } from "../support/worker.ts";
 
 describePostgres("hostile surroundings", () => {
@@ -228,6 +228,64 @@ describePostgres("hostile surroundings", () => {
         code: "RE008",
         message: expect.stringContaining("vector_key: (id) is no key of public.loose_vectors"),
       });
+    });
+
+    test("a place where another version keeps its vectors: each would overwrite the other's", async () => {
+      await adopt("taken", {
+        extra: `create table public.taken_vectors (id bigint primary key, one extensions.vector(4), two extensions.vector(4));
+          alter table public.taken add column two extensions.vector(4)`,
+      });
+      const adding =
+        "select reembed.add_version($1, 'test/two@4', $2, $3, vector_table => $4::regclass, match_function => $5)";
+      const add = (column: string, table: string | null = null, collection = "taken") =>
+        owner.query(adding, [
+          collection,
+          column,
+          `public.${collection}_input`,
+          table,
+          `match_${crypto.randomUUID().replaceAll("-", "")}`,
+        ]);
+      const taken = (where: string) => ({
+        code: "RE008",
+        message: expect.stringContaining(where),
+      });
+      expect(await rejection(add("embedding"))).toMatchObject(
+        taken("vector_table: public.taken, column embedding: version 1 of taken keeps its vectors there"),
+      );
+      await add("two");
+      await add("one", "public.taken_vectors");
+      // Its rows come and go with the version's vectors, whatever other columns they have; also by another collection's hand.
+      expect(await rejection(add("two", "public.taken_vectors"))).toMatchObject(taken("version 3 of taken"));
+      await adopt("taker");
+      expect(await rejection(add("two", "public.taken_vectors", "taker"))).toMatchObject(
+        taken("version 3 of taken"),
+      );
+      expect(await rejection(add("two", "public.taken", "taker"))).toMatchObject(taken("version 1 of taken"));
+      // Two at once: the second waits for the first, and then sees it.
+      await owner.query(
+        "create table public.free_vectors (id bigint primary key, three extensions.vector(4))",
+      );
+      await owner.query("begin");
+      await add("three", "public.free_vectors");
+      const [second, observer] = [await sessions.open(), await sessions.open()];
+      const late = rejection(
+        second.client.query(adding, [
+          "taker",
+          "three",
+          "public.taker_input",
+          "public.free_vectors",
+          "match_late",
+        ]),
+      );
+      await untilBlocked(observer.client, second, late);
+      await owner.query("commit");
+      expect(await late).toMatchObject(taken("version 4 of taken"));
+      // What is finalized holds no place.
+      await owner.query("select reembed.finalize('taken', 3)");
+      await owner.query(
+        "drop table if exists public.taken_vectors; create table public.taken_vectors (id bigint primary key, two extensions.vector(4))",
+      );
+      await add("two", "public.taken_vectors");
     });
   });
 
