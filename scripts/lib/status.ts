@@ -88,8 +88,14 @@ export type Status = z.infer<typeof statusAnswer>;
 type Version = z.infer<typeof versionStatus>;
 type Space = z.infer<typeof spaceStatus>;
 
-export async function readStatus(db: Database): Promise<Status> {
-  const [row] = await db.query<{ status: unknown }>("select reembed.status() as status");
+/**
+ * @param collection none: all
+ * @throws ReembedError `unknown_collection`
+ */
+export async function readStatus(db: Database, collection?: string): Promise<Status> {
+  const [row] = await db.query<{ status: unknown }>("select reembed.status($1) as status", [
+    collection ?? null,
+  ]);
   return statusAnswer.parse(row?.status);
 }
 

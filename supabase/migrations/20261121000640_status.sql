@@ -1,5 +1,5 @@
 -- Where everything stands, in one call: what is current, what waits and since when, what failed and why, how fast it goes, what was spent.
--- Makes: status(), and an index of the failed jobs that it reads instead of the jobs themselves.
+-- Makes: status, and an index of the failed jobs that it reads instead of the jobs themselves.
 -- Risks: none for existing data.
 --
 -- Exact with a million jobs, and fast: what is many is counted in an index alone, what is few is looked up, and the number of a large table's rows
@@ -134,16 +134,17 @@ $$;
 comment on function reembed.space_status(reembed.spaces, timestamptz) is
   'The state of a space''s provider: { space, paused: the reason, or null; paused_until, waits_until: no claim before, for its rate; refusals: for the rate, in a row; in_flight, max_in_flight: requests; tokens_per_minute, requests_per_minute: what it last said it allows }.';
 
-create function reembed.status() returns jsonb
+create function reembed.status(collection text default null) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
+  only_one constant text := case when collection is not null then (reembed.collection_named(collection)).name end;
   c reembed.collections;
   at constant timestamptz := clock_timestamp();
   exact_rows bigint;
   row_total bigint;
   collection_list jsonb := '[]'::jsonb;
 begin
-  for c in select * from reembed.collections x order by x.name loop
+  for c in select * from reembed.collections x where only_one is null or x.name = only_one order by x.name loop
     exact_rows := reembed.table_rows(c);
     row_total := coalesce(exact_rows, (select greatest(x.reltuples, 0)::bigint from pg_catalog.pg_class x where x.oid = c.source_table), 0);
     collection_list := collection_list || jsonb_build_object(
@@ -153,8 +154,11 @@ begin
   end loop;
   return jsonb_build_object('collections', collection_list,
     'spaces', (select coalesce(jsonb_agg(reembed.space_status(s, at) order by s.id), '[]')
-                 from reembed.spaces s where exists (select from reembed.versions v where v.space_id = s.id and v.state <> 'retired')),
-    'budgets', (select coalesce(jsonb_agg(reembed.budget_state(b) order by b.scope, b.period), '[]') from reembed.budgets b),
+                 from reembed.spaces s
+                where exists (select from reembed.versions v join reembed.collections x on x.id = v.collection_id
+                               where v.space_id = s.id and v.state <> 'retired' and (only_one is null or x.name = only_one))),
+    'budgets', (select coalesce(jsonb_agg(reembed.budget_state(b) order by b.scope, b.period), '[]') from reembed.budgets b
+                 where only_one is null or b.scope in ('all', 'queries', only_one)),
     'queries', (select jsonb_build_object('requests', count(*), 'tokens', coalesce(sum(y.tokens), 0), 'cost_usd', coalesce(sum(y.cost_usd), 0))
                   from reembed.usage y where y.purpose = 'query')
             || (select jsonb_build_object('cached', count(*), 'hits', coalesce(sum(q.hits), 0)) from reembed.query_cache q),
@@ -167,7 +171,7 @@ begin
                               from reembed.completions l group by l.model_id, l.purpose) y));
 end
 $$;
-comment on function reembed.status() is
-  'Where everything stands: { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), index: index_state, tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached }, completions: [{ model, purpose, requests, input_tokens, output_tokens, cost_usd, cost_usd_reserved }] }. Counted, not estimated, but for the rows of a large table without a maintained version.';
+comment on function reembed.status(text) is
+  'Where everything stands, or one collection with its spaces and the budgets that it counts against (queries and completions are those of all): { collections: [{ collection, table, rows, rows_estimated, versions: [{ version, space, state, active, maintained, current: rows without a job, coverage, pending, pending_edits, leased, failed, reasons: [{ error, rows }], oldest_edit_seconds, oldest_backfill_seconds, rows_per_second, eta_seconds: null while nothing moves, budget: the exhausted one (budget_state), index: index_state, tokens, cost_usd, tokens_reserved, cost_usd_reserved }] }], spaces: [space_status], budgets: [budget_state], queries: { requests, tokens, cost_usd, cached, hits: of those that are cached }, completions: [{ model, purpose, requests, input_tokens, output_tokens, cost_usd, cost_usd_reserved }] }. Counted, not estimated, but for the rows of a large table without a maintained version. RE005: there is no such collection.';
 
 revoke execute on all functions in schema reembed from public;

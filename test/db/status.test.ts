@@ -123,6 +123,36 @@ describePostgres("reembed.status()", () => {
     });
   });
 
+  test("of one collection it says the same, with its spaces and the budgets that it counts against", async () => {
+    const [one, another] = [await make(), await make()];
+    await insertMany(one, 3);
+    await client.query("select reembed.add_space('test', 'elsewhere', 8)");
+    await client.query(`alter table ${another.table} add column elsewhere extensions.vector(8)`);
+    await client.query("select reembed.add_version($1, 'test/elsewhere@8', 'elsewhere', $2)", [
+      another.name,
+      `public.${another.name}_input`,
+    ]);
+    const scopes = ["all", "queries", one.name, another.name];
+    for (const scope of scopes) await client.query("select reembed.set_budget($1, 'day', 5)", [scope]);
+    const { rows } = await client.query("select reembed.status($1) as one, reembed.status() as all", [
+      one.name,
+    ]);
+    const { collections, spaces, budgets, ...common } = rows[0].one;
+    const all = rows[0].all;
+    expect(collections).toEqual([
+      all.collections.find(({ collection }: { collection: string }) => collection === one.name),
+    ]);
+    expect(spaces.map(({ space }: { space: string }) => space)).toEqual(["test/model-1@8", "test/model-2@8"]);
+    expect(all.spaces.map(({ space }: { space: string }) => space)).toContain("test/elsewhere@8");
+    expect(budgets.map(({ scope }: { scope: string }) => scope).sort()).toEqual(
+      ["all", "queries", one.name].sort(),
+    );
+    expect(all.budgets.map(({ scope }: { scope: string }) => scope).sort()).toEqual([...scopes].sort());
+    expect(common).toEqual({ queries: all.queries, completions: all.completions });
+    await expect(client.query("select reembed.status('nowhere')")).rejects.toMatchObject({ code: "RE005" });
+    for (const scope of scopes) await client.query("select reembed.set_budget($1, 'day', null)", [scope]);
+  });
+
   test("of a large table it counts the rows by what stands of them in jobs and records", async () => {
     const collection = await make();
     const { id } = versionOf(collection, 1);

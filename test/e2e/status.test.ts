@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
-import { runCli, startCli } from "../support/cli.ts";
+import { runCli, runJson, startCli } from "../support/cli.ts";
 import { createCollection, insertRow } from "../support/collection.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 
@@ -101,6 +101,27 @@ describePostgres("reembed status --watch", () => {
     // As a terminal sends it: to the processes in its foreground.
     terminal.stdin.write("\u0003");
     expect(await once(terminal, "close")).toEqual([0, null]);
+  });
+
+  test("--collection leaves the others out, with --watch too, and an unknown one is told", async () => {
+    const one = ["status", "--db-url", url, "--collection"];
+    const { answer } = await runJson([...one, "watched"]);
+    expect(answer).toMatchObject({
+      collections: [{ collection: "watched", rows: 1 }],
+      spaces: [
+        { space: "test/model-1@8", paused: "no credit left" },
+        { space: "test/model-2@8", paused: null },
+      ],
+    });
+    const watching = watch("--json", "--collection", "watched");
+    const text = await untilPrinted(watching.child, (printed) => printed.includes("\n"));
+    watching.child.kill("SIGTERM");
+    expect(await watching.finished).toMatchObject({ code: 0, stderr: "" });
+    expect(JSON.parse(text.split("\n")[0] ?? "").collections).toHaveLength(1);
+    expect(await runJson([...one, "nowhere"])).toMatchObject({
+      code: 1,
+      answer: { error: { code: "unknown_collection" } },
+    });
   });
 
   test("--interval without --watch is wrong use", async () => {
