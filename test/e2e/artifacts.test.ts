@@ -1,18 +1,27 @@
 /** The CV builder as its users and its app meet it: the whole stack, supabase-js unchanged, a provider over HTTP, and the OpenAPI document as the judge of every answer. */
 
 import { Validator } from "@seriousme/openapi-schema-validator";
-import { createClient, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
+import type { SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import document from "../../docs/artifacts.openapi.json" with { type: "json" };
 import { openDatabase } from "../../scripts/lib/connection.ts";
 import { startLoading } from "../../scripts/lib/move.ts";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import type { Database } from "../../supabase/functions/_shared/database.types.ts";
 import { violations } from "../support/collection.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
+import type { FakeOpenAI } from "../support/fake-openai.ts";
 import { judgeOf } from "../support/openapi.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import {
+  clientOf,
+  describeStack,
+  type SignedUp,
+  type StackDatabase,
+  signUp,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
 const judge = judgeOf(document);
 const SMALL = "openai/text-embedding-3-small@1536";
@@ -56,23 +65,10 @@ describe("the document", () => {
   );
 });
 
-describe("on PGlite", () => artifactsWork(async () => "memory"));
-describePostgres("on PostgreSQL", () => artifactsWork(async () => ({ url: await bareDatabase() })));
+describeStack(artifactsWork);
 
-/** A database of the role postgres in which the stack may make its own auth: users sign up here. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  await admin.query("drop schema auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
-
-interface User {
+interface User extends SignedUp {
   readonly client: SupabaseClient<Database>;
-  readonly id: string;
-  readonly token: string;
 }
 
 interface Answer {
@@ -81,46 +77,29 @@ interface Answer {
   readonly body: any;
 }
 
-function artifactsWork(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function artifactsWork(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
   let ada: User;
   let bob: User;
+  let running: TestStack;
   const seen = new Set<string>();
 
   beforeAll(async () => {
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      tickMs: 3_600_000,
-    });
-    db = await connect(stack.databaseUrl);
+    running = await startTestStack({ database: await database() });
+    ({ stack, openai, db } = running);
     await db.query("select reembed.set_query_rate(6000, 1000)");
-    [ada, bob] = [await signUp(), await signUp()];
+    [ada, bob] = [await newUser(), await newUser()];
     // The stack's own first poke comes before there is anything to embed.
     await backfill();
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-  });
+  afterAll(() => running?.stop());
   afterEach(() => openai.faults.clear());
 
-  const clientWith = (key: string) =>
-    createClient<Database>(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
-
-  async function signUp(): Promise<User> {
-    const client = clientWith(stack.publishableKey);
-    const { data, error } = await client.auth.signUp({
-      email: `${crypto.randomUUID()}@example.com`,
-      password: "correct horse battery staple",
-    });
-    expect(error).toBeNull();
-    return { client, id: data.user?.id ?? "", token: data.session?.access_token ?? "" };
+  async function newUser(): Promise<User> {
+    const client = clientOf(stack);
+    return { client, ...(await signUp(client)) };
   }
 
   /** One request, its answer held against the document. `route` is the document's path, `path` the one that is called. */
@@ -153,14 +132,7 @@ function artifactsWork(database: () => Promise<NonNullable<StackOptions["databas
 
   const backfill = async () => {
     await db.query("update reembed.jobs set run_at = now() where lease_token is null");
-    for (;;) {
-      const response = await fetch(`${stack.url}/functions/v1/backfill`, {
-        method: "POST",
-        headers: { apikey: stack.backfillKey },
-      });
-      const report = (await response.json()) as { ended: string };
-      if (report.ended !== "running") return report;
-    }
+    return wakeWorker(stack);
   };
   const idOf = async (title: string) =>
     (await db.query<{ id: string }>("select id from public.artifacts where title = $1", [title])).rows[0]
@@ -195,9 +167,7 @@ function artifactsWork(database: () => Promise<NonNullable<StackOptions["databas
     await bob.client.from("artifacts").update({ title: "Bob's garden" }).eq("type", "project");
     await bob.client.from("artifacts").delete().eq("type", "publication");
     expect(await titles(ada)).toHaveLength(3);
-    expect((await clientWith(stack.publishableKey).from("artifacts").select("title")).error?.code).toBe(
-      "42501",
-    );
+    expect((await clientOf(stack).from("artifacts").select("title")).error?.code).toBe("42501");
   });
 
   test("an artifact is embedded when it is asked for, before the queue, and once", async () => {

@@ -1,22 +1,28 @@
 /** The course chatbot over HTTP: pages in, answers with citations out, across a move and back; hostile answers and hostile pages; supabase-js unchanged. */
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { createClient, FunctionsHttpError } from "@supabase/supabase-js";
+import { FunctionsHttpError } from "@supabase/supabase-js";
 import { type DefaultTreeAdapterMap, parse } from "parse5";
-import { type Client, escapeIdentifier } from "pg";
+import type { Client } from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../scripts/lib/connection.ts";
 import { startLoading } from "../../scripts/lib/move.ts";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { runCli, runJson } from "../support/cli.ts";
 import type { ChatCall, ScriptedAnswer } from "../support/fake-openai/chat.ts";
-import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import type { FakeOpenAI, FaultRule } from "../support/fake-openai.ts";
 import { Random } from "../support/random.ts";
 import { seedFrom } from "../support/seed.ts";
 import { allEvents, serverSentEvents } from "../support/sse.ts";
+import {
+  clientOf,
+  describeStack,
+  embedCourseByOpenAI,
+  type StackDatabase,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
 const PAGES = fileURLToPath(new URL("../../examples/git-course/", import.meta.url));
 const BASE = "https://swcarpentry.github.io/git-novice/";
@@ -53,41 +59,20 @@ interface Answer {
   readonly usage?: { readonly input_tokens: number; readonly output_tokens: number };
 }
 
-describe("on PGlite", () => askWorks(async () => "memory"));
-describePostgres("on PostgreSQL", () => askWorks(async () => ({ url: await bareDatabase() })));
+describeStack(askWorks);
 
-/** A database of the role postgres in which the stack may make its own auth. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  await admin.query("drop schema if exists auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
-
-function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function askWorks(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
-  let state: string;
+  let running: TestStack;
   /** Where a browser lands on each page: the text of the first element of each id, by the page's address. */
   const anchors = new Map<string, ReadonlyMap<string, string>>();
 
   beforeAll(async () => {
-    state = await mkdtemp(join(tmpdir(), "ask-test-"));
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      stateDirectory: state,
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      tickMs: 3_600_000,
-      onLog: () => {},
-    });
-    db = await connect(stack.databaseUrl);
-    await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
-    await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+    running = await startTestStack({ database: await database() });
+    ({ stack, openai, db } = running);
+    await embedCourseByOpenAI(db);
     await db.query(
       "select reembed.set_query_rate(100000, 10000), reembed.set_completion_rate(100000, 10000)",
     );
@@ -99,25 +84,17 @@ function askWorks(database: () => Promise<NonNullable<StackOptions["database"]>>
     }
     await backfill();
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-    await rm(state, { recursive: true, force: true });
-  });
+  afterAll(() => running?.stop());
   afterEach(async () => {
     openai.faults.clear();
     openai.chat.script();
     await db.query("delete from reembed.budgets");
   });
 
-  const clientWith = (key: string) =>
-    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
-  const anonymous = () => clientWith(stack.publishableKey);
-  const service = () => clientWith(stack.secretKey);
+  const anonymous = () => clientOf(stack);
+  const service = () => clientOf(stack, stack.secretKey);
   const backfill = async () => {
-    const cron = clientWith(stack.backfillKey);
-    while ((await cron.functions.invoke("backfill", { body: {} })).data?.ended !== "idle");
+    while ((await wakeWorker(stack)).ended !== "idle");
   };
   const bodyOf = (more: object) => ({ collection: "course_content", question: QUESTION, ...more });
   const ask = async (more: object = {}, client = anonymous()): Promise<Answer> => {

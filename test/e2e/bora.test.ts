@@ -1,15 +1,21 @@
 /** The dictionary as its users and its operator meet it: files in, searches over HTTP with supabase-js, a move from 384 to 1536 dimensions, and back. */
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createClient, FunctionsHttpError } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import { FunctionsHttpError } from "@supabase/supabase-js";
+import type { Client } from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { runJson } from "../support/cli.ts";
 import { violations } from "../support/collection.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import type { FakeOpenAI } from "../support/fake-openai.ts";
+import {
+  clientOf,
+  describeStack,
+  type StackDatabase,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
 const FILES = { lexicon: "lexicon.csv", phrases: "phrases.jsonl", bora_docs: "bora_docs.jsonl" } as const;
 const ROWS = { lexicon: 20, phrases: 10, bora_docs: 6 } as const;
@@ -30,51 +36,25 @@ interface SeveralAnswer {
   })[];
 }
 
-describe("on PGlite", () => dictionaryWorks(async () => "memory"));
-describePostgres("on PostgreSQL", () => dictionaryWorks(async () => ({ url: await bareDatabase() })));
+describeStack(dictionaryWorks);
 
-/** A database in which the stack applies the migrations itself. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  await admin.query("drop schema if exists auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
-
-function dictionaryWorks(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function dictionaryWorks(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
   let folder: string;
+  let running: TestStack;
 
   beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), "bora-test-"));
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      stateDirectory: folder,
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      // The tests wake the worker themselves.
-      tickMs: 3_600_000,
-    });
-    db = await connect(stack.databaseUrl);
+    running = await startTestStack({ database: await database() });
+    ({ stack, openai, db, folder } = running);
     await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
     for (const name of TABLES) await db.query("select reembed.set_space($1, 1, $2)", [name, NARROW]);
     await db.query("select reembed.set_query_rate(6000, 1000)");
     // The stack wakes the worker once at its start: it is waited for, or it would take rows that the tests count.
-    const cron = client(stack.backfillKey);
-    let ended: unknown = "running";
-    while (ended === "running") ended = (await cron.functions.invoke("backfill", { body: {} })).data?.ended;
+    await wakeWorker(stack);
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-    if (folder) await rm(folder, { recursive: true, force: true });
-  });
+  afterAll(() => running?.stop());
 
   const reembed = (...args: string[]) =>
     runJson(args, {
@@ -87,10 +67,8 @@ function dictionaryWorks(database: () => Promise<NonNullable<StackOptions["datab
     expect({ args, code, answer, stderr }).toMatchObject({ code: 0 });
     return answer;
   };
-  const client = (key = stack.publishableKey) =>
-    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
   const invoke = async (body: object): Promise<unknown> => {
-    const { data, error } = await client().functions.invoke("search", { body });
+    const { data, error } = await clientOf(stack).functions.invoke("search", { body });
     if (error instanceof FunctionsHttpError) {
       const { status } = error.context;
       const { error: reason } = await error.context.json();
@@ -173,7 +151,7 @@ function dictionaryWorks(database: () => Promise<NonNullable<StackOptions["datab
         first: expect.arrayContaining([headword]),
       });
     }
-    const { data } = await client().rpc("hybrid_lexicon", { query_text: "paallu", match_count: 2 });
+    const { data } = await clientOf(stack).rpc("hybrid_lexicon", { query_text: "paallu", match_count: 2 });
     const homographs = (data as { homograph: number }[]).toSorted((x, y) => x.homograph - y.homograph);
     expect(homographs).toMatchObject([
       { headword: "páallu", homograph: 1, similarity: null },

@@ -1,60 +1,42 @@
 /** A canary from the first share to the rule that calls it off: signed-up users with supabase-js unchanged, an operator with the command line. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createClient, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { openDatabase } from "../../scripts/lib/connection.ts";
 import { useHashSpaces } from "../../scripts/lib/offline-spaces.ts";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { callerBucket } from "../../supabase/functions/_shared/caller.ts";
 import { runCli, runJson } from "../support/cli.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import {
+  clientOf,
+  describeStack,
+  type StackDatabase,
+  signUp,
+  startTestStack,
+  type TestStack,
+} from "../support/stack.ts";
 
 const USERS = 12;
 
-describe("on PGlite", () => callersAreShared(async () => "memory", false));
-describePostgres("on PostgreSQL", () => callersAreShared(async () => ({ url: await bareDatabase() }), true));
-
-/** A database of the role postgres in which the stack may make its own auth: users sign up here. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  await admin.query("drop schema if exists auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
+describeStack(callersAreShared);
 
 interface User {
   readonly client: SupabaseClient;
   readonly bucket: number;
 }
 
-/** @param manyConnections whether a lock that one connection holds leaves the others free: PGlite is one */
-function callersAreShared(
-  database: () => Promise<NonNullable<StackOptions["database"]>>,
-  manyConnections: boolean,
-): void {
+function callersAreShared(database: () => Promise<StackDatabase>, server: "PGlite" | "PostgreSQL"): void {
   let stack: Stack;
   let db: Client;
-  let state: string;
+  let running: TestStack;
   let users: User[];
 
   beforeAll(async () => {
-    state = await mkdtemp(join(tmpdir(), "canary-test-"));
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      stateDirectory: state,
-      tickMs: 3_600_000,
-      onLog: () => {},
-    });
+    running = await startTestStack({ database: await database() });
+    ({ stack, db } = running);
     const own = await openDatabase(stack.databaseUrl);
     await useHashSpaces(own, ["supabase", "openai"]);
     await own.close();
-    db = await connect(stack.databaseUrl);
     await db.query(
       "insert into public.course_content (title, content) values ('Commits', 'A commit is a snapshot.')",
     );
@@ -65,29 +47,18 @@ function callersAreShared(
     }
     users = await Promise.all(Array.from({ length: USERS }, signedUp));
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await rm(state, { recursive: true, force: true });
-  });
+  afterAll(() => running?.stop());
   beforeEach(async () => {
     await db.query("select reembed.set_traffic('course_content', 2, 0)");
     await db.query("truncate reembed.search_samples, reembed.search_minutes");
     await db.query("select reembed.set_traffic_rule('course_content', 2, 100, 60)");
   });
 
-  const anonymous = () =>
-    createClient(stack.url, stack.publishableKey, {
-      auth: { persistSession: false, autoRefreshToken: false },
-    });
+  const anonymous = () => clientOf(stack);
   async function signedUp(): Promise<User> {
     const client = anonymous();
-    const { data, error } = await client.auth.signUp({
-      email: `${crypto.randomUUID()}@example.com`,
-      password: "correct horse battery staple",
-    });
-    expect(error).toBeNull();
-    const headers = new Headers({ authorization: `Bearer ${data.session?.access_token}` });
+    const { token } = await signUp(client);
+    const headers = new Headers({ authorization: `Bearer ${token}` });
     return { client, bucket: (await callerBucket(headers, "course_content")) ?? -1 };
   }
   /** The version that answered, and how many rows it found. */
@@ -261,7 +232,8 @@ function callersAreShared(
         expect(await search(client)).toEqual({ version: 2, found: 1 });
       }
     };
-    if (manyConnections) {
+    // PGlite is one connection: a lock that it holds leaves no other free.
+    if (server === "PostgreSQL") {
       await db.query("begin; lock table reembed.search_samples in access exclusive mode");
       // Whoever counts waits for this, and no search for whoever counts.
       await searchAll();

@@ -13,6 +13,7 @@ import { startStack } from "../../scripts/stack/index.ts";
 import { runCli, runJson, startCli } from "../support/cli.ts";
 import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import { NO_TICK_MS } from "../support/stack.ts";
 
 const COURSE = fileURLToPath(new URL("../../examples/git-course", import.meta.url));
 const BASE_URL = "https://swcarpentry.github.io/git-novice/";
@@ -747,7 +748,7 @@ describePostgres("on PostgreSQL", () => {
 });
 
 test("on the embedded database, while its stack runs", async () => {
-  const stack = await startStack({ port: 0, database: "memory", tickMs: 3_600_000 });
+  const stack = await startStack({ port: 0, database: "memory", tickMs: NO_TICK_MS });
   try {
     const env = { DATABASE_URL: stack.databaseUrl };
     const client = new Client(stack.databaseUrl);

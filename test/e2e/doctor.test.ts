@@ -5,12 +5,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { RULES } from "../../scripts/lib/doctor/examine.ts";
 import { type Stack, startStack } from "../../scripts/stack/index.ts";
 import { runCli, runJson } from "../support/cli.ts";
+import { NO_TICK_MS } from "../support/stack.ts";
 
 let stack: Stack;
 let client: Client;
 
 beforeAll(async () => {
-  stack = await startStack({ port: 0, database: "memory", tickMs: 3_600_000, onLog: () => {} });
+  stack = await startStack({ port: 0, database: "memory", tickMs: NO_TICK_MS, onLog: () => {} });
   client = new Client(stack.databaseUrl);
   await client.connect();
 });

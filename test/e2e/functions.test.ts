@@ -1,15 +1,21 @@
 /** The edge functions as an app, a browser and cron meet them: the whole stack, supabase-js unchanged, a provider over HTTP. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createClient, FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
+import { FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../scripts/lib/connection.ts";
 import { startLoading } from "../../scripts/lib/move.ts";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
-import { type FakeOpenAI, type FaultRule, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
+import type { FakeOpenAI, FaultRule } from "../support/fake-openai.ts";
+import {
+  clientOf,
+  describeStack,
+  embedCourseByOpenAI,
+  type StackDatabase,
+  signUp,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
 const PAGE = "https://example.org/course/01-basics.html";
 const page = (...sections: [title: string, text: string][]) =>
@@ -25,58 +31,28 @@ const BRANCHES: [string, string] = [
   "A branch is a movable pointer; zebra stripes mark it on the map.",
 ];
 
-describe("on PGlite", () => functionsWork(async () => "memory"));
-describePostgres("on PostgreSQL", () => functionsWork(async () => ({ url: await bareDatabase() })));
+describeStack(functionsWork);
 
-/** A database of the role postgres in which the stack may make its own auth: users sign up here. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  const { rows } = await admin.query("select nspname from pg_namespace where nspname = 'auth'");
-  if (rows.length > 0) await admin.query("drop schema auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
-
-function functionsWork(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function functionsWork(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
-  let state: string;
+  let running: TestStack;
   const log: string[] = [];
 
   beforeAll(async () => {
-    state = await mkdtemp(join(tmpdir(), "functions-test-"));
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      stateDirectory: state,
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      // The tests wake the worker themselves.
-      tickMs: 3_600_000,
-      onLog: (line) => log.push(line),
-    });
-    db = await connect(stack.databaseUrl);
-    await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
-    await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+    running = await startTestStack({ database: await database(), onLog: (line) => log.push(line) });
+    ({ stack, openai, db } = running);
+    await embedCourseByOpenAI(db);
     // All tests here are one caller; the rate has its own.
     await db.query("select reembed.set_query_rate(6000, 1000)");
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-    await rm(state, { recursive: true, force: true });
-  });
+  afterAll(() => running?.stop());
   afterEach(() => openai.faults.clear());
 
-  const clientWith = (key: string) =>
-    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
-  const anonymous = () => clientWith(stack.publishableKey);
-  const service = () => clientWith(stack.secretKey);
-  const cron = () => clientWith(stack.backfillKey);
+  const anonymous = () => clientOf(stack);
+  const service = () => clientOf(stack, stack.secretKey);
+  const cron = () => clientOf(stack, stack.backfillKey);
 
   const call = (
     name: string,
@@ -104,10 +80,7 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
   /** One slice with all that was put off; the stack's own first poke may still be at it. */
   const backfill = async () => {
     await db.query("update reembed.jobs set run_at = now() where lease_token is null");
-    for (;;) {
-      const report = await poke();
-      if (report.ended !== "running") return report;
-    }
+    return wakeWorker(stack);
   };
   const ingest = (html: string, url = PAGE) => invoke(service(), "ingest", { url, html });
   const jobCount = async () =>
@@ -253,12 +226,7 @@ function functionsWork(database: () => Promise<NonNullable<StackOptions["databas
   describe("the caller's token decides", () => {
     const signedUp = async () => {
       const client = anonymous();
-      const { data, error } = await client.auth.signUp({
-        email: `${crypto.randomUUID()}@example.com`,
-        password: "correct horse battery staple",
-      });
-      expect(error).toBeNull();
-      return { client, id: data.user?.id ?? "" };
+      return { client, ...(await signUp(client)) };
     };
 
     test("RLS holds in search: a user finds the own row, nobody else does", async () => {

@@ -2,13 +2,12 @@
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Stack, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { type FakeClip, startFakeClip } from "../support/fake-clip.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
 import { BOUNDARY, describeFuzz, type FuzzRoute, formOf, fuzzRequest, sendFuzz } from "../support/fuzz.ts";
 import { png } from "../support/pictures.ts";
-import { connect } from "../support/postgres.ts";
 import { seedFrom } from "../support/seed.ts";
+import { embedCourseByOpenAI, startTestStack, type TestStack } from "../support/stack.ts";
 
 /** A line for each route: a request that it takes. */
 const ROUTES: readonly FuzzRoute[] = [
@@ -90,24 +89,16 @@ const AT_ONCE = 8;
 /** Far more than any takes on a busy machine. */
 const WITHIN_MS = 30_000;
 
-let openai: FakeOpenAI;
 let clip: FakeClip;
+let running: TestStack;
 let stack: Stack;
 
 beforeAll(async () => {
-  openai = await startFakeOpenAI();
   clip = await startFakeClip();
-  stack = await startStack({
-    port: 0,
-    database: "memory",
-    openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-    servers: { clip: { baseURL: clip.url } },
-    tickMs: 3_600_000,
-    onLog: () => {},
-  });
-  const db = await connect(stack.databaseUrl);
-  await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02)");
-  await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+  running = await startTestStack({ database: "memory", servers: { clip: { baseURL: clip.url } } });
+  stack = running.stack;
+  const { db } = running;
+  await embedCourseByOpenAI(db);
   await db.query(
     "select reembed.set_query_rate(1000000, 1000000), reembed.set_completion_rate(1000000, 1000000)",
   );
@@ -118,11 +109,9 @@ beforeAll(async () => {
     `with owner as (insert into auth.users (id) values (gen_random_uuid()) returning id)
      insert into public.artifacts (owner_id, title, type, skills) select id, 'A parser', 'project', '{Go}' from owner`,
   );
-  await db.end();
 });
 afterAll(async () => {
-  await stack?.stop();
-  await openai?.close();
+  await running?.stop();
   await clip?.close();
 });
 

@@ -3,15 +3,22 @@
  * as a row, a number or a word of an error, and all that the user may see and asked for does.
  * `npm run isolation` makes a thousand of them over 20,000 artifacts; REEMBED_ISOLATION_SEED repeats a run.
  */
-import { createClient, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
+import type { SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Stack, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import type { Database } from "../../supabase/functions/_shared/database.types.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import { describePostgres } from "../support/postgres.ts";
 import { Random } from "../support/random.ts";
 import { seedFrom } from "../support/seed.ts";
+import {
+  bareDatabase,
+  clientOf,
+  type SignedUp,
+  signUp,
+  startTestStack,
+  type TestStack,
+} from "../support/stack.ts";
 
 const REQUESTS = Number(process.env.REEMBED_ISOLATION_REQUESTS ?? 100);
 const SEED = seedFrom("REEMBED_ISOLATION_SEED");
@@ -23,10 +30,8 @@ const TYPES = ["project", "position", "publication"];
 const WIDTH = 1_536;
 const AT_ONCE = 4;
 
-interface User {
+interface User extends SignedUp {
   readonly client: SupabaseClient<Database>;
-  readonly token: string;
-  readonly id: string;
   /** What stands in each text of this user and nowhere else. */
   readonly marker: string;
 }
@@ -43,7 +48,7 @@ const marker = (n: number) => `marker${String(n).padStart(2, "0")}x`;
 const MARKERS = /marker\d\dx/g;
 
 describePostgres("isolation", () => {
-  let openai: FakeOpenAI;
+  let running: TestStack;
   let stack: Stack;
   let db: Client;
   const users: User[] = [];
@@ -52,21 +57,10 @@ describePostgres("isolation", () => {
 
   beforeAll(async () => {
     console.log(`isolation: REEMBED_ISOLATION_SEED=${SEED} repeats this run`);
-    const { name, url, adminUrl } = await createDatabase({ migrated: false });
-    const admin = await connect(adminUrl);
-    await admin.query("drop schema auth cascade");
-    await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-    await admin.end();
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: { url },
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      tickMs: 3_600_000,
-    });
-    db = await connect(stack.databaseUrl);
+    running = await startTestStack({ database: await bareDatabase() });
+    ({ stack, db } = running);
     await db.query("select reembed.set_query_rate(1000000, 1000000)");
-    for (let n = 0; n < USERS; n += 1) users.push(await signUp(n));
+    for (let n = 0; n < USERS; n += 1) users.push(await newUser(n));
     await fill();
     for (const { id, marker } of users) markerOf.set(id, marker);
     artifacts = (
@@ -76,22 +70,11 @@ describePostgres("isolation", () => {
           from public.artifacts a order by a.id`)
     ).rows;
   }, 300_000);
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-  });
+  afterAll(() => running?.stop());
 
-  async function signUp(n: number): Promise<User> {
-    const client = createClient<Database>(stack.url, stack.publishableKey, {
-      auth: { persistSession: false, autoRefreshToken: false },
-    });
-    const { data, error } = await client.auth.signUp({
-      email: `${marker(n)}@example.com`,
-      password: "correct horse battery staple",
-    });
-    expect(error).toBeNull();
-    return { client, id: data.user?.id ?? "", token: data.session?.access_token ?? "", marker: marker(n) };
+  async function newUser(n: number): Promise<User> {
+    const client = clientOf(stack);
+    return { client, ...(await signUp(client, `${marker(n)}@example.com`)), marker: marker(n) };
   }
 
   /** Sample artifacts with vectors of chance, each user's with the user's marker; one of ten is shared in a workspace, one of twenty is long. */
@@ -346,7 +329,7 @@ describePostgres("isolation", () => {
         .join(", "),
     );
     expect(problems).toEqual([]);
-    expect(openai.stats().log.every(({ inputs }) => inputs.length === 1)).toBe(true);
+    expect(running.openai.stats().log.every(({ inputs }) => inputs.length === 1)).toBe(true);
     const { rows } = await db.query(
       "select count(*)::int as n from reembed.usage where purpose = 'document'",
     );

@@ -2,56 +2,44 @@
  * The news archive from end to end, over HTTP and by the command line: articles in, found by meaning and age; moved from a server of one's own to OpenAI,
  * and back. Two providers at the same time, each at an address of its own.
  */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createClient, FunctionsHttpError } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import { FunctionsHttpError } from "@supabase/supabase-js";
+import type { Client } from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { runCli, runJson } from "../support/cli.ts";
 import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import {
+  clientOf,
+  describeStack,
+  type StackDatabase,
+  startTestStack,
+  type TestStack,
+} from "../support/stack.ts";
 
 const ARTICLES = "examples/news/articles.jsonl";
 const GEMMA = "ollama/embeddinggemma@768";
 const LARGE = "openai/text-embedding-3-large@3072";
 
-describe("on PGlite", () => newsWorks(async () => "memory"));
-describePostgres("on PostgreSQL", () =>
-  newsWorks(async () => {
-    const { name, url, adminUrl } = await createDatabase({ migrated: false });
-    const admin = await connect(adminUrl);
-    const { rows } = await admin.query("select from pg_namespace where nspname = 'auth'");
-    if (rows.length > 0) await admin.query("drop schema auth cascade");
-    await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-    await admin.end();
-    return { url };
-  }),
-);
+describeStack(newsWorks);
 
-function newsWorks(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function newsWorks(database: () => Promise<StackDatabase>): void {
   let ollama: FakeOpenAI;
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
   let folder: string;
+  let running: TestStack;
   let env: Record<string, string>;
 
   beforeAll(async () => {
-    [ollama, openai, folder] = await Promise.all([
-      startFakeOpenAI({ apiKey: "a-word" }),
-      startFakeOpenAI(),
-      mkdtemp(join(tmpdir(), "news-test-")),
-    ]);
-    stack = await startStack({
-      port: 0,
+    ollama = await startFakeOpenAI({ apiKey: "a-word" });
+    running = await startTestStack({
       database: await database(),
-      stateDirectory: folder,
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
       servers: { ollama: { apiKey: ollama.apiKey, baseURL: ollama.url } },
-      tickMs: 3_600_000,
     });
+    ({ stack, openai, db, folder } = running);
     env = {
       DATABASE_URL: stack.databaseUrl,
       OPENAI_API_KEY: openai.apiKey,
@@ -59,22 +47,15 @@ function newsWorks(database: () => Promise<NonNullable<StackOptions["database"]>
       OLLAMA_API_KEY: ollama.apiKey,
       OLLAMA_BASE_URL: ollama.url,
     };
-    db = await connect(stack.databaseUrl);
     await db.query("select reembed.set_query_rate(6000, 1000)");
   });
   afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await Promise.all([ollama?.close(), openai?.close()]);
-    await rm(folder, { recursive: true, force: true });
+    await running?.stop();
+    await ollama?.close();
   });
 
-  const anonymous = () =>
-    createClient(stack.url, stack.publishableKey, {
-      auth: { persistSession: false, autoRefreshToken: false },
-    });
-  const service = () =>
-    createClient(stack.url, stack.secretKey, { auth: { persistSession: false, autoRefreshToken: false } });
+  const anonymous = () => clientOf(stack);
+  const service = () => clientOf(stack, stack.secretKey);
   const invoke = async (client: ReturnType<typeof anonymous>, name: string, body: object) => {
     const { data, error } = await client.functions.invoke(name, { body });
     if (error instanceof FunctionsHttpError) throw new Error(await error.context.text());
@@ -306,6 +287,20 @@ function newsWorks(database: () => Promise<NonNullable<StackOptions["database"]>
     expect(stderr).toContain("articles.jsonl:1: content must have text");
     expect(stderr).toContain("articles.jsonl:2: the line is not JSON");
     expect(await rows("select * from public.articles order by id")).toEqual(before);
+  });
+
+  test("a file with a byte order mark, and a separator of lines within a text, is read as it is meant", async () => {
+    const file = join(folder, "separators.jsonl");
+    const article = {
+      url: "https://news.example/weir",
+      title: "The weir",
+      content: "One line.\u2028Another one.",
+    };
+    await writeFile(file, `\uFEFF${JSON.stringify(article)}\r\n`);
+    expect((await reembed("ingest", file)).totals).toMatchObject({ inserted: 1 });
+    expect(await rows("select content from public.articles where url like '%/weir'")).toEqual([
+      { content: article.content },
+    ]);
   });
 
   test("a recency where none can be is refused before anything is bought", async () => {

@@ -4,16 +4,23 @@
  */
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { createClient, FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import { FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { startCli } from "../support/cli.ts";
 import { type FakeClip, startFakeClip } from "../support/fake-clip.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
+import type { FakeOpenAI } from "../support/fake-openai.ts";
 import { type FileServer, png, pngOfSize, startFileServer, webp } from "../support/pictures.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 import { Random } from "../support/random.ts";
+import {
+  clientOf,
+  describeStack,
+  type StackDatabase,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
 const EXAMPLES = new URL("../../examples/product-photos/", import.meta.url);
 const DESCRIBED = "described/gpt-4.1-mini+text-embedding-3-small@1536";
@@ -37,19 +44,7 @@ interface Answer {
   readonly results: readonly Found[];
 }
 
-describe("on PGlite", () => photosAreFound(async () => "memory"));
-describePostgres("on PostgreSQL", () => photosAreFound(async () => ({ url: await bareDatabase() })));
-
-/** A database of the role postgres in which the stack may make its own auth. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  const { rows } = await admin.query("select nspname from pg_namespace where nspname = 'auth'");
-  if (rows.length > 0) await admin.query("drop schema auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
+describeStack(photosAreFound);
 
 /** A fixed projection of 1,024 dimensions to 512, which keeps what is near. */
 function projection(): (vector: readonly number[]) => number[] {
@@ -59,12 +54,13 @@ function projection(): (vector: readonly number[]) => number[] {
     rows.map((row) => row.reduce((sum, weight, axis) => sum + weight * (vector[axis] ?? 0), 0));
 }
 
-function photosAreFound(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function photosAreFound(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let clip: FakeClip;
   let files: FileServer;
   let stack: Stack;
   let db: Client;
+  let running: TestStack;
   /** By file name. */
   const photos = new Map<string, Uint8Array<ArrayBuffer>>();
   const real = new Map<string, readonly number[]>();
@@ -73,7 +69,6 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
     const vectors = JSON.parse(await readFile(new URL("ai-vision-1024.json", EXAMPLES), "utf8"));
     const project = projection();
     clip = await startFakeClip({ apiKey: "clip-key" });
-    openai = await startFakeOpenAI();
     files = await startFileServer();
     for (const [name, vector] of Object.entries<number[]>(vectors)) {
       const bytes = new Uint8Array(await readFile(new URL(name, EXAMPLES)));
@@ -82,6 +77,12 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
       clip.teach(bytes, project(vector));
       files.files.set(`/images/${name}`, bytes);
     }
+    running = await startTestStack({
+      database: await database(),
+      servers: { clip: { baseURL: clip.url, apiKey: "clip-key" } },
+      imageFilesUrl: `${files.origin}/images/`,
+    });
+    ({ stack, openai, db } = running);
     // What a model that sees says of a photo here is what its file's name says.
     const nameOf = new Map(
       [...photos].map(([name, bytes]) => [Buffer.from(bytes).toString("base64"), name] as const),
@@ -90,27 +91,14 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
       const name = nameOf.get(images[0]?.split(",")[1] ?? "") ?? "nothing known";
       return `A ${name.replace(/[0-9_.]|jpg|png|fullshot/g, " ")} made by hand`;
     });
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      servers: { clip: { baseURL: clip.url, apiKey: "clip-key" } },
-      imageFilesUrl: `${files.origin}/images/`,
-      // The tests wake the worker themselves.
-      tickMs: 3_600_000,
-    });
-    db = await connect(stack.databaseUrl);
     await db.query("select reembed.set_query_rate(60000, 10000)");
   });
   afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await Promise.all([openai?.close(), clip?.close(), files?.close()]);
+    await running?.stop();
+    await Promise.all([clip?.close(), files?.close()]);
   });
 
-  const clientWith = (key: string) =>
-    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
-  const shop = () => clientWith(stack.publishableKey);
+  const shop = () => clientOf(stack);
   const env = () => ({
     DATABASE_URL: stack.databaseUrl,
     OPENAI_API_KEY: openai.apiKey,
@@ -127,11 +115,7 @@ function photosAreFound(database: () => Promise<NonNullable<StackOptions["databa
     await db.query(
       "update reembed.jobs set run_at = now() where lease_token is null and failed_at is null and run_at > now()",
     );
-    for (;;) {
-      const { data, error } = await clientWith(stack.backfillKey).functions.invoke("backfill", { body: {} });
-      if (error instanceof FunctionsHttpError) throw new Error(await error.context.text());
-      if (data.ended !== "running") return data;
-    }
+    return wakeWorker(stack);
   };
   const upload = (photo: Uint8Array<ArrayBuffer> | undefined, fields: Record<string, string> = {}) => {
     const form = new FormData();

@@ -1,61 +1,40 @@
 /** What a search by text costs its caller and its owner, over HTTP: the cache of queries, the rate and the budget; supabase-js unchanged. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createClient, FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
-import { type Client, escapeIdentifier } from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Stack, type StackOptions, startStack } from "../../scripts/stack/index.ts";
+import { FunctionsHttpError, type SupabaseClient } from "@supabase/supabase-js";
+import type { Client } from "pg";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { runJson } from "../support/cli.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
+import type { FakeOpenAI } from "../support/fake-openai.ts";
+import {
+  clientOf,
+  describeStack,
+  embedCourseByOpenAI,
+  type StackDatabase,
+  signUp,
+  startTestStack,
+  type TestStack,
+  wakeWorker,
+} from "../support/stack.ts";
 
-describe("on PGlite", () => searchesHaveTheirPrice(async () => "memory"));
-describePostgres("on PostgreSQL", () => searchesHaveTheirPrice(async () => ({ url: await bareDatabase() })));
+describeStack(searchesHaveTheirPrice);
 
-/** A database of the role postgres in which the stack may make its own auth: users sign up here. */
-async function bareDatabase(): Promise<string> {
-  const { name, url, adminUrl } = await createDatabase({ migrated: false });
-  const admin = await connect(adminUrl);
-  await admin.query("drop schema if exists auth cascade");
-  await admin.query(`grant create on database ${escapeIdentifier(name)} to postgres`);
-  await admin.end();
-  return url;
-}
-
-function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions["database"]>>): void {
+function searchesHaveTheirPrice(database: () => Promise<StackDatabase>): void {
   let openai: FakeOpenAI;
   let stack: Stack;
   let db: Client;
-  let state: string;
+  let running: TestStack;
 
   beforeAll(async () => {
-    state = await mkdtemp(join(tmpdir(), "queries-test-"));
-    openai = await startFakeOpenAI();
-    stack = await startStack({
-      port: 0,
-      database: await database(),
-      stateDirectory: state,
-      openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-      tickMs: 3_600_000,
-      onLog: () => {},
-    });
-    db = await connect(stack.databaseUrl);
-    await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
-    await db.query("select reembed.set_space('course_content', 1, 'openai/text-embedding-3-small@384')");
+    running = await startTestStack({ database: await database() });
+    ({ stack, openai, db } = running);
+    await embedCourseByOpenAI(db);
     await db.query(
       "insert into public.course_content (title, content) values ('Commits', 'A commit is a snapshot.')",
     );
     // The stack's own first poke may be at it.
-    const cron = clientWith(stack.backfillKey);
-    while ((await cron.functions.invoke("backfill", { body: {} })).data?.ended !== "idle");
+    while ((await wakeWorker(stack)).ended !== "idle");
   });
-  afterAll(async () => {
-    await db?.end();
-    await stack?.stop();
-    await openai?.close();
-    await rm(state, { recursive: true, force: true });
-  });
+  afterAll(() => running?.stop());
   beforeEach(async () => {
     await db.query("delete from reembed.query_rates");
     await db.query("delete from reembed.query_cache");
@@ -63,9 +42,7 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
     await db.query("select reembed.set_query_rate(60, 20)");
   });
 
-  const clientWith = (key: string) =>
-    createClient(stack.url, key, { auth: { persistSession: false, autoRefreshToken: false } });
-  const anonymous = () => clientWith(stack.publishableKey);
+  const anonymous = () => clientOf(stack);
   const search = (client: SupabaseClient, query: string, headers: Record<string, string> = {}) =>
     client.functions.invoke("search", { body: { collection: "course_content", query }, headers });
   /** How many requests reached the provider meanwhile. */
@@ -79,8 +56,7 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
       .rows[0]?.n;
   const signedUp = async () => {
     const client = anonymous();
-    const email = `${crypto.randomUUID()}@example.com`;
-    expect((await client.auth.signUp({ email, password: "correct horse battery staple" })).error).toBeNull();
+    await signUp(client);
     return client;
   };
 
@@ -96,7 +72,7 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
       await requestsDuring(async () => {
         await ask(anonymous(), "what is a commit?");
         await ask(anonymous(), "what is a commit?");
-        await ask(clientWith(stack.secretKey), "\n what is a commit?  ");
+        await ask(clientOf(stack, stack.secretKey), "\n what is a commit?  ");
       }),
     ).toBe(1);
     expect(answers).toHaveLength(3);
@@ -150,7 +126,7 @@ function searchesHaveTheirPrice(database: () => Promise<NonNullable<StackOptions
     expect((await search(bob, "snapshots")).error).toBeNull();
     expect((await search(anonymous(), "snapshots")).error).toBeNull();
     for (let n = 0; n < 4; n += 1) {
-      expect((await search(clientWith(stack.secretKey), "snapshots")).error).toBeNull();
+      expect((await search(clientOf(stack, stack.secretKey), "snapshots")).error).toBeNull();
     }
     const vector = Array.from({ length: 384 }, (_, n) => Math.sin(n + 1));
     const direct = await ada.rpc("match_course_content", { query_embedding: vector, match_threshold: -1 });

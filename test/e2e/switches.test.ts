@@ -1,30 +1,20 @@
 /** The switches of an app's environment through both doors: the edge functions over HTTP and the command line. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { Client } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Stack, startStack } from "../../scripts/stack/index.ts";
+import type { Stack } from "../../scripts/stack/index.ts";
 import { MOST_RETRIES } from "../../supabase/functions/_shared/switches.ts";
 import { runJson } from "../support/cli.ts";
-import { type FakeOpenAI, startFakeOpenAI } from "../support/fake-openai.ts";
-import { connect } from "../support/postgres.ts";
-
-const SMALL = "openai/text-embedding-3-small@384";
+import type { FakeOpenAI } from "../support/fake-openai.ts";
+import { embedCourseByOpenAI, startTestStack, type TestStack, wakeWorker } from "../support/stack.ts";
 
 let openai: FakeOpenAI;
 let stack: Stack;
 let db: Client;
-let state: string;
+let running: TestStack;
 
 beforeAll(async () => {
-  state = await mkdtemp(join(tmpdir(), "switches-test-"));
-  openai = await startFakeOpenAI();
-  stack = await startStack({
-    port: 0,
+  running = await startTestStack({
     database: "memory",
-    stateDirectory: state,
-    openai: { apiKey: openai.apiKey, baseUrl: openai.url },
     switches: {
       USE_VECTOR_1536: "true",
       SIMILARITY_THRESHOLD: "0.9999",
@@ -32,24 +22,16 @@ beforeAll(async () => {
       OPENAI_EMBEDDING_BATCH_SIZE: "2",
       OPENAI_EMBEDDING_MAX_RETRIES: "0",
     },
-    tickMs: 3_600_000,
-    onLog: () => {},
   });
-  db = await connect(stack.databaseUrl);
-  await db.query("select reembed.add_space('openai', 'text-embedding-3-small', 384, 0.02, 0.25)");
-  await db.query("select reembed.set_space('course_content', 1, $1)", [SMALL]);
+  ({ stack, openai, db } = running);
+  await embedCourseByOpenAI(db);
   // The stack's own first poke may be at it.
-  while ((await call("backfill", stack.backfillKey, {})).answer.ended !== "idle");
+  while ((await wakeWorker(stack)).ended !== "idle");
   await db.query(
     "insert into public.course_content (title, content) select 'title ' || n, 'text ' || n from generate_series(1, 5) n",
   );
 });
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-  await openai?.close();
-  await rm(state, { recursive: true, force: true });
-});
+afterAll(() => running?.stop());
 
 const call = async (name: string, apikey: string, body: object) => {
   const response = await fetch(`${stack.url}/functions/v1/${name}`, {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { startStack } from "../../scripts/stack/index.ts";
 import { startCli } from "./cli.ts";
 import { denoPid } from "./deno-process.ts";
+import { NO_TICK_MS } from "./stack.ts";
 
 export interface Victim {
   /** Sends SIGKILL; resolves when the process is gone. Throws when it had ended before. */
@@ -47,8 +48,7 @@ export async function startEdgeVictim(databaseUrl: string, openai: Provider): Pr
     database: { url: databaseUrl },
     stateDirectory,
     openai: { apiKey: openai.apiKey, baseUrl: openai.url },
-    // The test pokes for itself.
-    tickMs: 3_600_000,
+    tickMs: NO_TICK_MS,
   });
   const poke = async () => {
     const response = await fetch(`${stack.url}/functions/v1/backfill`, {
