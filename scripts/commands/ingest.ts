@@ -1,8 +1,6 @@
 /** `reembed ingest`: documents, or rows, from files into a collection. Ingesting the same again changes only what has changed. */
-import { createReadStream } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import { createInterface } from "node:readline";
 import { type Command, InvalidArgumentError } from "commander";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import {
@@ -14,6 +12,7 @@ import {
 } from "../../supabase/functions/_shared/ingest/kinds.ts";
 import { withDatabase } from "../lib/database.ts";
 import { ingestRows } from "../lib/ingest-rows.ts";
+import { jsonLinesIn } from "../lib/json-lines.ts";
 import { collectionName, type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
 import { createOutput, type Output, table } from "../lib/output.ts";
 
@@ -191,23 +190,16 @@ async function* documentsOf(
     yield { name: path, value: { url, html: await readFile(path, "utf8") } };
     return;
   }
-  let number = 0;
-  // A line at a time: an archive may be larger than the memory.
-  for await (const line of createInterface({
-    input: createReadStream(path, "utf8"),
-    crlfDelay: Number.POSITIVE_INFINITY,
-  })) {
-    number += 1;
-    if (line.trim() === "") continue;
-    yield { name: `${path}:${number}`, value: jsonOf(line) };
-  }
-}
-
-function jsonOf(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return new ReembedError("invalid_json", "the line is not JSON", "Write one JSON object a line.");
+  for await (const { line, ...read } of jsonLinesIn(path)) {
+    const value =
+      "fault" in read
+        ? new ReembedError(
+            "invalid_json",
+            `the line ${read.fault}`,
+            "Write one JSON object a line, in UTF-8.",
+          )
+        : read.value;
+    yield { name: `${path}:${line}`, value };
   }
 }
 

@@ -2,6 +2,7 @@
 import { CsvError, parse } from "csv-parse/sync";
 import { z } from "zod";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { type JsonLine, jsonLines } from "./json-lines.ts";
 
 const optionalText = (longest: number) =>
   z
@@ -44,12 +45,6 @@ const product = z
 /** A product as `reembed.ingest_products` takes it; without `images` it keeps those that it has. */
 export type Product = z.output<typeof product>;
 
-/** A product, and the line at which it begins. */
-interface Line {
-  readonly line: number;
-  readonly value: unknown;
-}
-
 const MOST_FAULTS = 10;
 
 /**
@@ -59,11 +54,15 @@ const MOST_FAULTS = 10;
  */
 export function parseProducts(name: string, text: string): Product[] {
   const faults: string[] = [];
-  const lines = /\.csv$/i.test(name) ? csvLines(name, text) : jsonLines(text, faults);
+  const lines = /\.csv$/i.test(name) ? csvLines(name, text) : jsonLines(text);
   const products: Product[] = [];
   const lineOf = new Map<number, number>();
-  for (const { line, value } of lines) {
-    const parsed = product.safeParse(value);
+  for (const { line, ...read } of lines) {
+    if ("fault" in read) {
+      faults.push(`line ${line}: it ${read.fault}; a product stands on one line`);
+      continue;
+    }
+    const parsed = product.safeParse(read.value);
     if (!parsed.success) {
       const [issue] = parsed.error.issues;
       const field = issue === undefined || issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
@@ -86,27 +85,11 @@ export function parseProducts(name: string, text: string): Product[] {
   return products;
 }
 
-function jsonLines(text: string, faults: string[]): Line[] {
-  const lines: Line[] = [];
-  for (const [index, line] of text
-    .replace(/^\uFEFF/, "")
-    .split(/\r?\n/)
-    .entries()) {
-    if (line.trim() === "") continue;
-    try {
-      lines.push({ line: index + 1, value: JSON.parse(line) });
-    } catch {
-      faults.push(`line ${index + 1}: it is not JSON; a product stands on one line`);
-    }
-  }
-  return lines;
-}
-
 const COLUMNS = ["id", "name", "article", "url", "column_number", "image_url", "image_filename"] as const;
 type Column = (typeof COLUMNS)[number];
 
 /** Lines of one id are one product, whose name, article and url stand on its first line; a line without an image adds none. */
-function csvLines(name: string, text: string): Line[] {
+function csvLines(name: string, text: string): JsonLine[] {
   let records: { info: { lines: number }; record: Partial<Record<Column, string>> }[];
   try {
     records = parse(text, {

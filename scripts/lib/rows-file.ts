@@ -7,6 +7,7 @@ import { extname } from "node:path";
 import { CsvError, parse } from "csv-parse/sync";
 import { z } from "zod";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
+import { type JsonLine, jsonLines } from "./json-lines.ts";
 
 /** A column that a row may give, as reembed.row_fields lists them. */
 export interface RowField {
@@ -65,7 +66,7 @@ export async function readRows(file: string, fields: readonly RowField[]): Promi
     format === ".csv"
       ? csvRecords(file, await textOf(file))
       : format === ".jsonl" || format === ".ndjson"
-        ? jsonRecords(await textOf(file))
+        ? jsonLines(await textOf(file))
         : undefined;
   if (records === undefined) {
     throw new ReembedError(
@@ -75,12 +76,6 @@ export async function readRows(file: string, fields: readonly RowField[]): Promi
     );
   }
   return checkRows(file, records, fields);
-}
-
-interface Raw {
-  readonly line: number;
-  readonly value: unknown;
-  readonly fault?: string;
 }
 
 async function textOf(file: string): Promise<string> {
@@ -94,21 +89,9 @@ async function textOf(file: string): Promise<string> {
   }
 }
 
-function jsonRecords(text: string): Raw[] {
-  return text.split("\n").flatMap((content, index): Raw[] => {
-    if (content.trim() === "") return [];
-    const line = index + 1;
-    try {
-      return [{ line, value: JSON.parse(content) }];
-    } catch {
-      return [{ line, value: undefined, fault: "is not JSON" }];
-    }
-  });
-}
-
 const csvRow = z.object({ info: z.object({ lines: z.number() }), record: z.record(z.string(), z.string()) });
 
-function csvRecords(file: string, text: string): Raw[] {
+function csvRecords(file: string, text: string): JsonLine[] {
   try {
     // `lines` is where a record ends: one with line breaks in its cells begins further up.
     const rows: unknown[] = parse(text, { bom: true, columns: true, info: true, skip_empty_lines: true });
@@ -126,17 +109,23 @@ function csvRecords(file: string, text: string): Raw[] {
   }
 }
 
-function checkRows(file: string, records: readonly Raw[], fields: readonly RowField[]): FileRow[] {
+function checkRows(file: string, records: readonly JsonLine[], fields: readonly RowField[]): FileRow[] {
   const faults: RowFault[] = [];
   const rows: FileRow[] = [];
   const seen = new Map<string, number>();
   const names = fields.map(({ name }) => name);
   const keys = fields.filter(({ key }) => key).map(({ name }) => name);
-  for (const { line, value, fault } of records) {
+  for (const record of records) {
+    const { line } = record;
     const wrong = (rule: string, field?: string) =>
       faults.push({ file, line, rule, ...(field === undefined ? {} : { field }) });
-    if (fault !== undefined || typeof value !== "object" || value === null || Array.isArray(value)) {
-      wrong(fault ?? "is not a JSON object");
+    if ("fault" in record) {
+      wrong(record.fault);
+      continue;
+    }
+    const { value } = record;
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      wrong("is not a JSON object");
       continue;
     }
     const before = faults.length;

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { ReembedError } from "../../../supabase/functions/_shared/errors.ts";
 import type { Database } from "../connection.ts";
+import { jsonLines } from "../json-lines.ts";
 import type { Judgments } from "./ranking.ts";
 
 /** `file`: given by a person; `log`: what people searched for; `rows`: a row's first line should find the row. */
@@ -41,15 +42,15 @@ const fileLine = z.object({
  */
 export function parseQueryFile(text: string): EvaluatedQuery[] {
   const queries: EvaluatedQuery[] = [];
-  for (const [index, line] of text.split("\n").entries()) {
-    if (line.trim() === "") continue;
+  for (const { line, ...parsed } of jsonLines(text)) {
     const refuse = (rule: string) =>
       new ReembedError(
         "invalid_request",
-        `--queries: line ${index + 1} ${rule}`,
+        `--queries: line ${line} ${rule}`,
         'A line is one JSON object: {"query": "how do I undo a commit", "relevant": ["the key of a row"]}.',
       );
-    const read = fileLine.safeParse(parseJson(line, () => refuse("is not JSON")));
+    if ("fault" in parsed) throw refuse(parsed.fault);
+    const read = fileLine.safeParse(parsed.value);
     if (!read.success)
       throw refuse(`does not fit: ${read.error.issues[0]?.path.join(".") || "it"} is missing or wrong`);
     const query = read.data.query.trim();
@@ -66,14 +67,6 @@ export function parseQueryFile(text: string): EvaluatedQuery[] {
     );
   }
   return queries;
-}
-
-function parseJson(line: string, refuse: () => ReembedError): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    throw refuse();
-  }
 }
 
 function judgmentsOf(relevant: z.infer<typeof fileLine>["relevant"]): Judgments | null {
