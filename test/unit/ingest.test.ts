@@ -1,9 +1,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { LARGEST_DOCUMENT_BYTES } from "../../supabase/functions/_shared/ingest/size.ts";
 import {
   type IngestPlan,
   ingestPage,
-  LARGEST_PAGE_BYTES,
   planIngest,
   type RowStore,
   type StoredRow,
@@ -197,14 +197,14 @@ describe("refused before anything is read or written", () => {
   const ingest = (url: string, html: string) => ingestPage({ rows: untouchable, url, html });
 
   test("a page over 5 MiB, counted in bytes", async () => {
-    await expect(ingest(URL_OF_PAGE, "x".repeat(LARGEST_PAGE_BYTES + 1))).rejects.toMatchObject({
+    await expect(ingest(URL_OF_PAGE, "x".repeat(LARGEST_DOCUMENT_BYTES + 1))).rejects.toMatchObject({
       code: "body_too_large",
     });
-    await expect(ingest(URL_OF_PAGE, "é".repeat(LARGEST_PAGE_BYTES / 2 + 1))).rejects.toMatchObject({
+    await expect(ingest(URL_OF_PAGE, "é".repeat(LARGEST_DOCUMENT_BYTES / 2 + 1))).rejects.toMatchObject({
       code: "body_too_large",
     });
     // At the limit it goes on to read the store.
-    await expect(ingest(URL_OF_PAGE, "é".repeat(LARGEST_PAGE_BYTES / 2))).rejects.toThrow(
+    await expect(ingest(URL_OF_PAGE, "é".repeat(LARGEST_DOCUMENT_BYTES / 2))).rejects.toThrow(
       "the store was read",
     );
   });

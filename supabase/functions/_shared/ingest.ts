@@ -5,10 +5,8 @@
  * section's identity (page, heading path, occurrence, piece), so an edited section keeps its id, its place in citations and its history.
  */
 import { ReembedError } from "./errors.ts";
+import { requireSize } from "./ingest/size.ts";
 import { type ContentType, extractSections, normalizePageUrl, type Section, sectionId } from "./sections.ts";
-
-/** The most bytes of UTF-8 that one page may have. */
-export const LARGEST_PAGE_BYTES = 5 * 1024 * 1024;
 
 /** A row of course_content as ingest writes it. `importance` and the vectors are others' to set and are left alone. */
 export interface SectionRow {
@@ -83,7 +81,7 @@ export async function ingestPage(args: {
   const { rows, url, html, options = {} } = args;
   const { collection = "course_content", ...cut } = options;
   const page = normalizePageUrl(url);
-  refuseLargePage(html);
+  requireSize("html", html, "Split the page, or send its main part alone.");
   const sections = extractSections(html, page, cut);
   if (sections.length === 0) {
     throw new ReembedError(
@@ -165,16 +163,4 @@ function decodeSegment(segment: string): string {
   } catch {
     return segment;
   }
-}
-
-function refuseLargePage(html: string): void {
-  // A UTF-16 unit is one to three bytes of UTF-8, so most pages need no count.
-  if (html.length * 3 <= LARGEST_PAGE_BYTES) return;
-  if (html.length <= LARGEST_PAGE_BYTES && new TextEncoder().encode(html).length <= LARGEST_PAGE_BYTES)
-    return;
-  throw new ReembedError(
-    "body_too_large",
-    `html must have at most ${LARGEST_PAGE_BYTES} bytes`,
-    "Split the page, or send its main part alone.",
-  );
 }

@@ -3,10 +3,10 @@ import { z } from "zod";
 import type { Edge } from "../_shared/edge.ts";
 import { type Handler, readBody } from "../_shared/http.ts";
 import { ingestDocument, kindFor } from "../_shared/ingest/kinds.ts";
-import { LARGEST_PAGE_BYTES } from "../_shared/ingest.ts";
+import { LARGEST_DOCUMENT_BYTES } from "../_shared/ingest/size.ts";
 
 /** JSON escapes make a document longer. */
-const LARGEST_BODY = 2 * LARGEST_PAGE_BYTES;
+const LARGEST_BODY = 2 * LARGEST_DOCUMENT_BYTES;
 
 const body = z.looseObject({ collection: z.string().optional() });
 

@@ -7,9 +7,8 @@ import { chunkText } from "../chunks.ts";
 import { ReembedError } from "../errors.ts";
 import { normalizePageUrl } from "../sections.ts";
 import type { IngestKind } from "./kinds.ts";
+import { requireSize } from "./size.ts";
 
-/** The most bytes of UTF-8 that one article may have. */
-export const LARGEST_ARTICLE_BYTES = 5 * 1024 * 1024;
 const MOST_CHUNKS = 20_000;
 
 const document = z.strictObject({
@@ -37,13 +36,7 @@ export const articles: IngestKind<typeof document> = {
   async ingest(rpc, { url, title, content, published_at = null, chunk_tokens, overlap_tokens }) {
     // PostgreSQL's text holds no NUL.
     const text = content.replaceAll("\0", "");
-    if (new TextEncoder().encode(text).length > LARGEST_ARTICLE_BYTES) {
-      throw new ReembedError(
-        "body_too_large",
-        `content must have at most ${LARGEST_ARTICLE_BYTES} bytes`,
-        "Split the article.",
-      );
-    }
+    requireSize("content", text, "Split the article.");
     const chunks = chunkText(text, {
       ...(chunk_tokens === undefined ? {} : { chunkTokens: chunk_tokens }),
       ...(overlap_tokens === undefined ? {} : { overlapTokens: overlap_tokens }),
