@@ -121,7 +121,7 @@ const VECTORS = new Set(["vector", "halfvec"]);
  * The types of the schema public, as the text of a TypeScript module, not yet formatted.
  * @throws Error when a function of public is overloaded: PostgREST could not choose, nor could a type.
  */
-export async function generateTypes(client: ClientBase): Promise<string> {
+async function generateTypes(client: ClientBase): Promise<string> {
   // Names of types in these two schemas then come without the schema.
   await client.query("set search_path = public, extensions");
   const { rows: relations } = await client.query<Relation>(RELATIONS);

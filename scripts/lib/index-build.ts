@@ -240,10 +240,7 @@ async function readIndexState(db: Database, { collection, version }: IndexTarget
 }
 
 /** Rows in the index so far: a parallel build counts tuples, another one the table's blocks that it has read. */
-export function rowsIn(
-  { tuples_done = 0, blocks_done = 0, blocks_total = 0 }: IndexState,
-  rows: number,
-): number {
+function rowsIn({ tuples_done = 0, blocks_done = 0, blocks_total = 0 }: IndexState, rows: number): number {
   if (tuples_done > 0) return Math.min(tuples_done, rows);
   return blocks_total === 0 ? 0 : Math.round((rows * blocks_done) / blocks_total);
 }

@@ -9,7 +9,7 @@ import { Client, DatabaseError, escapeIdentifier } from "pg";
 import { applyMigrations, readMigrations } from "./migrations.ts";
 
 /** The server that `npm run postgres` starts. Its name and password are no secret: it listens on loopback and trusts it. */
-export const LOCAL_SERVER_URL = "postgresql://supabase_admin:postgres@127.0.0.1:54329/postgres";
+const LOCAL_SERVER_URL = "postgresql://supabase_admin:postgres@127.0.0.1:54329/postgres";
 
 /** `old`: Supabase's first default privileges, all that is new in public is open to the API's roles. `new`: nothing is granted. */
 export type Defaults = "old" | "new";

@@ -361,14 +361,11 @@ $$;
 comment on function reembed.image_coverage() is
   'What of the shop can be found by a photo: { products, products_without_image, images, versions: [{ version, space, active, embedded: images with a vector, skipped: that name no file, failed, waiting, products_embedded, reasons: [{ reason, images }] of the failed ones }] }. An image whose reference changed is embedded, by its old picture, and waits.';
 
-create function public.reembed_ingest_products(products jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp as $$ select reembed.ingest_products(products) $$;
 create function public.reembed_image_coverage() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select reembed.image_coverage() $$;
-comment on function public.reembed_ingest_products(jsonb) is 'For service_role: reembed.ingest_products, which documents it.';
 comment on function public.reembed_image_coverage() is 'For service_role: reembed.image_coverage, which documents it.';
-revoke execute on function public.reembed_ingest_products(jsonb), public.reembed_image_coverage() from public, anon, authenticated;
-grant execute on function public.reembed_ingest_products(jsonb), public.reembed_image_coverage() to service_role;
+revoke execute on function public.reembed_image_coverage() from public, anon, authenticated;
+grant execute on function public.reembed_image_coverage() to service_role;
 
 revoke execute on all functions in schema reembed from public;
 notify pgrst, 'reload schema';

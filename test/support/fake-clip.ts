@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { z } from "zod";
 import { Random } from "./random.ts";
 
-export const CLIP_MODEL = "clip-ViT-B-32";
+const CLIP_MODEL = "clip-ViT-B-32";
 const DIMENSIONS = 512;
 
 const Body = z.object({

@@ -94,7 +94,7 @@ function exampleOf({ type, allowed }: Column, tenant: Tenant): unknown {
  * Writes a row that is the tenant's into any table, with the rows that it refers to. Returns the row.
  * @param given columns with their values
  */
-export async function insertFor(
+async function insertFor(
   client: ClientBase,
   table: string,
   tenant: Tenant,

@@ -52,7 +52,6 @@ const facts = z.object({
 });
 
 export type TableColumn = z.infer<typeof column>;
-export type UpdateTrigger = z.infer<typeof trigger>;
 /** Rows are counted up to a hundred thousand and estimated beyond. */
 export type TableFacts = z.infer<typeof facts> & { readonly rows: number };
 

@@ -90,7 +90,7 @@ export interface Plan {
 }
 
 /** From so many rows on, vectors of their own table are advised: filling them is 2.3 times faster than a column. */
-export const LARGE_ROWS = 50_000;
+const LARGE_ROWS = 50_000;
 /** Up to so many rows the migration takes the old vectors itself: writers wait about a second. */
 const ADOPTED_AT_ONCE = 10_000;
 /** Names that the match RPCs use themselves. */
@@ -152,7 +152,7 @@ export function expressionOf(columns: readonly string[], facts: TableFacts, quot
     .join(" || E'\\n\\n' || ");
 }
 
-export function columnNamed(
+function columnNamed(
   { columns, schema, name: table }: Pick<TableFacts, "columns" | "schema" | "name">,
   name: string,
   field: string,

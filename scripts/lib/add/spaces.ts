@@ -27,7 +27,7 @@ const KNOWN: Readonly<Record<string, Pick<SpaceChoice, "pricePerMtok" | "thresho
   "supabase/gte-small": { pricePerMtok: 0, threshold: 0.75, maxInputTokens: 512 },
 };
 /** What HNSW holds as vector, and as halfvec. */
-export const MOST_VECTOR_DIMENSIONS = 2_000;
+const MOST_VECTOR_DIMENSIONS = 2_000;
 const MOST_DIMENSIONS = 4_000;
 
 /**

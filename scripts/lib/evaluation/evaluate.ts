@@ -16,7 +16,7 @@ import { mean, pairedBootstrap, quantile } from "./statistics.ts";
 import { type CarriedThreshold, carriedThreshold } from "./threshold.ts";
 
 /** The rank at which lists are judged and compared. */
-export const CUT = 10;
+const CUT = 10;
 /** Rows a query that thresholds and rank-biased overlap look at. A search of so many reads no more of the index than one of ten. */
 const DEPTH = 50;
 /** An exact scan reads the whole table: for so many queries it is worth it. */

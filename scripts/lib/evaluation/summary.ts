@@ -63,7 +63,7 @@ export function signed(value: number): string {
 }
 
 /** How a version's index served its searches, in words for one cell. */
-export function describeIndex({ has_index, searches }: VersionMeasures): string {
+function describeIndex({ has_index, searches }: VersionMeasures): string {
   if (searches === null || searches.index.used === 0) return has_index ? "stands, not read" : "none";
   return searches.index.used === 1
     ? "read by every search"

@@ -21,7 +21,7 @@ export interface ChunkSizes {
   readonly overlapTokens: number;
 }
 
-export const DEFAULT_SIZES: ChunkSizes = { chunkTokens: 400, overlapTokens: 50 };
+const DEFAULT_SIZES: ChunkSizes = { chunkTokens: 400, overlapTokens: 50 };
 const SMALLEST_CHUNK = 16;
 const LARGEST_CHUNK = 8_192;
 

@@ -1480,7 +1480,6 @@ export type Database = {
         Returns: Json;
       };
       reembed_image_coverage: { Args: never; Returns: Json };
-      reembed_ingest_products: { Args: { products: Json }; Returns: Json };
       reembed_leave_slot: { Args: { token: string }; Returns: undefined };
       reembed_log_query: { Args: { collection: string; query: string }; Returns: undefined };
       reembed_order_rows: {

@@ -7,7 +7,7 @@ import { embedQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
 import { type Route, route } from "./search.ts";
 
-export const PHOTO_COLLECTION = "product_images";
+const PHOTO_COLLECTION = "product_images";
 
 export interface PhotoSearchRequest {
   readonly picture: Picture;

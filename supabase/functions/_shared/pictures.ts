@@ -5,14 +5,14 @@
 import { imageSize } from "image-size";
 import { sha256OfBytes } from "./digest.ts";
 
-export const PICTURE_TYPES = ["image/jpeg", "image/png", "image/webp"] as const;
+const PICTURE_TYPES = ["image/jpeg", "image/png", "image/webp"] as const;
 export type PictureType = (typeof PICTURE_TYPES)[number];
 
 /** A file of this size holds a photo of any camera at good quality. */
 export const LARGEST_PICTURE_BYTES = 10 * 1024 * 1024;
 
 /** A small file may stand for any number of pixels, and whoever decodes it needs memory for all of them. */
-export const MOST_PIXELS = 50_000_000;
+const MOST_PIXELS = 50_000_000;
 
 /** A picture that was looked at. */
 export interface Picture {
@@ -38,7 +38,7 @@ export class PictureError extends Error {
 }
 
 /** In words that go with any picture of the kind. */
-export const PICTURE_FAULTS: Readonly<Record<PictureFault, string>> = {
+const PICTURE_FAULTS: Readonly<Record<PictureFault, string>> = {
   type: "it is not a JPEG, PNG or WebP picture",
   bytes: `it is larger than ${LARGEST_PICTURE_BYTES / 1024 / 1024} MB`,
   pixels: `it has more than ${MOST_PIXELS / 1_000_000} million pixels`,

@@ -139,7 +139,7 @@ export function createBatchProvider(space: Space, config: ProviderConfig): Batch
 }
 
 /** Cheap, sees images, writes its first word soon. Its price stands in `reembed.completion_models`. */
-export const DEFAULT_CHAT_MODEL = "gpt-4.1-mini";
+const DEFAULT_CHAT_MODEL = "gpt-4.1-mini";
 
 /**
  * The language model that the environment configures; undefined where it has no OPENAI_API_KEY.

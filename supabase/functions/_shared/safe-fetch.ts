@@ -44,7 +44,7 @@ export interface SafeFetchOptions {
 }
 
 /** Why nothing was fetched. `again`: the same may succeed later. */
-export const FETCH_FAULTS = {
+const FETCH_FAULTS = {
   bad_url: { again: false, meaning: "its URL is not an absolute http(s) URL" },
   credentials: { again: false, meaning: "its URL holds a user or a password" },
   port: { again: false, meaning: "its URL names a port other than 80 and 443" },

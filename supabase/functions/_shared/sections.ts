@@ -53,7 +53,7 @@ export interface SectionIdentity {
   readonly part: number;
 }
 
-export const DEFAULT_MAX_CHARACTERS = 4_000;
+const DEFAULT_MAX_CHARACTERS = 4_000;
 export const LONGEST_URL = 2_048;
 /** A heading that is longer stands in the content in full and is cut in the title. */
 const LONGEST_TITLE = 300;
