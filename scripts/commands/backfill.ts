@@ -19,7 +19,7 @@ import {
   wholeNumber,
   withDatabaseOptions,
 } from "../lib/options.ts";
-import { createOutput, dollars, duration, type Output } from "../lib/output.ts";
+import { createOutput, dollars, duration, type Output, plural } from "../lib/output.ts";
 import { probe } from "../lib/probe.ts";
 import { startProgress } from "../lib/progress.ts";
 import { batchesFrom, embeddersFrom } from "../lib/providers.ts";
@@ -351,10 +351,10 @@ async function summarize(db: Database, run: Run, out: Output): Promise<void> {
   if (failed) process.exitCode = 1;
 
   out.say(
-    `${totals.done} rows embedded, ${totals.copied > 0 ? `${totals.copied} copied from rows of the same text, ` : ""}${totals.current} were current, ${totals.skipped} skipped, ${row.failed} failed, ${row.pending} pending`,
+    `${plural(totals.done, "row")} embedded, ${totals.copied > 0 ? `${totals.copied} copied from rows of the same text, ` : ""}${totals.current} were current, ${totals.skipped} skipped, ${row.failed} failed, ${row.pending} pending`,
   );
   out.say(
-    `${totals.requests} requests, ${spent.tokens} tokens, ${dollars(spent.costUsd)}, ${seconds.toFixed(1)} s`,
+    `${plural(totals.requests, "request")}, ${plural(spent.tokens, "token")}, ${dollars(spent.costUsd)}, ${seconds.toFixed(1)} s`,
   );
   out.say(`${target.collection} v${target.version} is ${state}: ${ENDS[ended].says}`);
   if (ended === "paused") {

@@ -5,7 +5,7 @@ import { withDatabase } from "../lib/database.ts";
 import { examine, type Report } from "../lib/doctor/examine.ts";
 import type { Level } from "../lib/doctor/rule.ts";
 import { type DatabaseOptions, withDatabaseOptions } from "../lib/options.ts";
-import { createOutput, type Output } from "../lib/output.ts";
+import { createOutput, type Output, plural } from "../lib/output.ts";
 
 interface Options extends DatabaseOptions {
   readonly provider: boolean;
@@ -57,7 +57,7 @@ function print(report: Report, out: Output): void {
   for (const { number, rule, reason } of report.skipped) out.say(`not checked ${number} ${rule}: ${reason}`);
   const counts = { errors: count(report, "error"), warnings: count(report, "warning") };
   out.say(
-    `${report.rules} rules: ${counts.errors} errors, ${counts.warnings} warnings, ${report.skipped.length} not checked`,
+    `${report.rules} rules: ${plural(counts.errors, "error")}, ${plural(counts.warnings, "warning")}, ${report.skipped.length} not checked`,
   );
   out.result({ ...counts, ...report });
 }

@@ -9,7 +9,7 @@ import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { LANES, paceOn, work } from "../lib/move.ts";
 import { type DatabaseOptions, numberBetween, wholeNumber, withDatabaseOptions } from "../lib/options.ts";
-import { createOutput, type Output } from "../lib/output.ts";
+import { createOutput, type Output, plural } from "../lib/output.ts";
 import { embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { listVersions, type VersionEntry } from "../lib/targets.ts";
@@ -52,7 +52,7 @@ async function keepWorking(options: Options): Promise<void> {
     (signal) => withDatabase(options, (db) => rounds(db, options, totals, out, signal)),
   );
   out.say(
-    `${totals.done} rows embedded, ${totals.failed} failed, ${totals.requests} requests, ${totals.tokens} tokens`,
+    `${plural(totals.done, "row")} embedded, ${totals.failed} failed, ${plural(totals.requests, "request")}, ${plural(totals.tokens, "token")}`,
   );
   out.result({ ended: "stopped", ...totals });
 }

@@ -97,6 +97,11 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
   );
 }
 
+/** A number with its noun: `1 request`, `2 requests`. */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 /** Dollars to four significant places below a cent, else to the cent. */
 export function dollars(amount: number): string {
   return amount === 0 || amount >= 0.01 ? `$${amount.toFixed(2)}` : `$${amount.toPrecision(2)}`;

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { budgetState, describeBudget, nameOfBudget } from "../../supabase/functions/_shared/budget.ts";
 import type { Database } from "./connection.ts";
 import { describeBuild, indexState } from "./index-build.ts";
-import { dollars, duration, percent, table } from "./output.ts";
+import { dollars, duration, percent, plural, table } from "./output.ts";
 
 const versionStatus = z.object({
   version: z.number(),
@@ -135,7 +135,7 @@ export function describeStatus({ collections, spaces, budgets, queries, completi
   for (const { model, purpose, requests, input_tokens, output_tokens, ...cost } of completions) {
     const reserved = cost.cost_usd_reserved > 0 ? `, ${dollars(cost.cost_usd_reserved)} reserved` : "";
     lines.push(
-      `${purpose} by ${model}: ${requests} requests, ${input_tokens} tokens in, ${output_tokens} out, ${dollars(cost.cost_usd)}${reserved}`,
+      `${purpose} by ${model}: ${plural(requests, "request")}, ${plural(input_tokens, "token")} in, ${output_tokens} out, ${dollars(cost.cost_usd)}${reserved}`,
     );
   }
   return lines;
