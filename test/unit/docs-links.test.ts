@@ -103,6 +103,47 @@ describe.each(DOCUMENTS)("%s", (path) => {
   });
 });
 
+describe("docs/architecture.md", () => {
+  /** The words in code of the last column, or the first, of the tables in a part of the page. */
+  const namedIn = (from: string, to: string, column: 0 | 1) => {
+    const text = read("docs/architecture.md").split(from)[1]?.split(to)[0] ?? "";
+    return (text.match(/^\| .* \|$/gm) ?? []).flatMap((row) =>
+      firstGroups(row.slice(2, -2).split(" | ")[column] ?? "", /`([^`]+)`/g),
+    );
+  };
+
+  test("names every migration", () => {
+    const migrations = readdirSync(join(ROOT, "supabase/migrations")).map((name) =>
+      name.replace(/^\d{8}0*|\.sql$/g, ""),
+    );
+    expect(namedIn("In the database", "In the engine", 1)).toEqual(migrations);
+  });
+
+  test.each([
+    ["In the engine", "On the command line", "supabase/functions/_shared"],
+    ["On the command line", "## The laws", "scripts"],
+  ])("%s: names what is there", (from, to, folder) => {
+    const named = namedIn(from, to, 1);
+    expect(named.length).toBeGreaterThan(0);
+    expect(named.filter((name) => !existsSync(join(ROOT, folder, name)))).toEqual([]);
+  });
+
+  test("says of each folder what is in it", () => {
+    const named = namedIn("## The folders", "## The parts", 0);
+    expect(named.filter((name) => !existsSync(join(ROOT, name)))).toEqual([]);
+    const foldersIn = (folder: string) =>
+      readdirSync(join(ROOT, folder), { withFileTypes: true })
+        .filter((entry) => entry.isDirectory())
+        .map((entry) => join(folder, entry.name));
+    // Hidden ones, the packages, and this page's own stand aside.
+    const top = foldersIn(".").filter((name) => !/^(\..*|node_modules|docs)$/.test(name));
+    const parents = ["supabase", "scripts"];
+    const told = top.flatMap((name) => (parents.includes(name) ? foldersIn(name) : [name]));
+    const missing = told.filter((name) => !named.includes(name) && !/\/\./.test(name));
+    expect(missing).toEqual([]);
+  });
+});
+
 test("every document can be reached from README.md", () => {
   const reached = new Set(["README.md"]);
   for (const path of reached) {
