@@ -6,7 +6,7 @@ import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { BatchProvider } from "../../supabase/functions/_shared/providers/openai-batches.ts";
 import { createQueue } from "../../supabase/functions/_shared/queue.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
-import { workingBy } from "../../supabase/functions/_shared/worker.ts";
+import { noCounts, workingBy } from "../../supabase/functions/_shared/worker.ts";
 import { openBatchStore } from "../lib/batch-store.ts";
 import { type Database, openDatabase } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
@@ -26,15 +26,7 @@ import { batchesFrom, embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { spentSince, timeOf } from "../lib/spending.ts";
 import { chooseCollection, chooseVersion, type VersionEntry } from "../lib/targets.ts";
-import {
-  add,
-  counted,
-  type Facts,
-  noTotals,
-  type WorkOffEnd,
-  type WorkOffReport,
-  workOff,
-} from "../lib/work-off.ts";
+import { add, counted, type Facts, type WorkOffEnd, type WorkOffReport, workOff } from "../lib/work-off.ts";
 
 interface Options extends DatabaseOptions {
   readonly collection?: string;
@@ -225,7 +217,7 @@ async function embedInBatches(
         onWait: (reason, milliseconds) => out.note(`${reason}; going on in ${duration(milliseconds / 1000)}`),
       },
     );
-    const totals = noTotals();
+    const totals = noCounts();
     add(totals, report.counts);
     return { ended: report.ended, totals, error: report.counts.error };
   } finally {
@@ -236,7 +228,7 @@ async function embedInBatches(
 /** What both lanes did, with the end of the later one. */
 function together(first: WorkOffReport | undefined, then: WorkOffReport): WorkOffReport {
   if (first === undefined) return then;
-  const totals = noTotals();
+  const totals = noCounts();
   add(totals, first.totals);
   add(totals, then.totals);
   return { ended: then.ended, totals, error: then.error ?? first.error };

@@ -4,7 +4,7 @@ import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.
 import { type ErrorCode, ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { Pace } from "../../supabase/functions/_shared/pace.ts";
 import { readSwitches } from "../../supabase/functions/_shared/switches.ts";
-import { workingBy } from "../../supabase/functions/_shared/worker.ts";
+import { type Counts, noCounts, workingBy } from "../../supabase/functions/_shared/worker.ts";
 import type { Database } from "../lib/connection.ts";
 import { withDatabase } from "../lib/database.ts";
 import { LANES, paceOn, work } from "../lib/move.ts";
@@ -13,7 +13,7 @@ import { createOutput, type Output, plural } from "../lib/output.ts";
 import { embeddersFrom } from "../lib/providers.ts";
 import { pause, untilSignalled } from "../lib/signals.ts";
 import { listVersions, type VersionEntry } from "../lib/targets.ts";
-import { add, counted, noTotals, type Totals } from "../lib/work-off.ts";
+import { add, counted } from "../lib/work-off.ts";
 
 interface Options extends DatabaseOptions {
   readonly interval: number;
@@ -46,7 +46,7 @@ export function addWork(program: Command): void {
 
 async function keepWorking(options: Options): Promise<void> {
   const out = createOutput(options.json);
-  const totals = noTotals();
+  const totals = noCounts();
   await untilSignalled(
     () => out.note("stopping: what is being embedded is finished or given back"),
     (signal) => withDatabase(options, (db) => rounds(db, options, totals, out, signal)),
@@ -61,7 +61,7 @@ async function keepWorking(options: Options): Promise<void> {
 async function rounds(
   db: Database,
   { interval, rate }: Options,
-  totals: Totals,
+  totals: Counts,
   out: Output,
   signal: AbortSignal,
 ): Promise<void> {
@@ -89,7 +89,7 @@ async function rounds(
 interface Worker {
   readonly embedderFor: (space: Space) => Embedder;
   readonly byEnvironment: ReturnType<typeof workingBy>;
-  readonly totals: Totals;
+  readonly totals: Counts;
   readonly pace: Pace;
   readonly say: Log;
   readonly signal: AbortSignal;

@@ -1,5 +1,5 @@
 /** Works off what a version still has to load: slice after slice, patient with a provider that asks to wait, until nothing is left. */
-import type { SliceReport } from "../../supabase/functions/_shared/worker.ts";
+import { type Counts, noCounts, type SliceReport } from "../../supabase/functions/_shared/worker.ts";
 
 /** What the database says between two slices. */
 export interface Facts {
@@ -17,13 +17,10 @@ export interface WorkOffPorts {
   wait(milliseconds: number): Promise<void>;
   /** Milliseconds on a clock that only goes forward. */
   now(): number;
-  onFacts(facts: Facts, totals: Totals): void;
+  onFacts(facts: Facts, totals: Counts): void;
   /** A wait because of the provider begins. */
   onWait(reason: string, milliseconds: number): void;
 }
-
-/** The counts of all slices together; see SliceReport. */
-export type Totals = Omit<SliceReport, "ended" | "error" | "wait_ms">;
 
 /**
  * Why the run ended: all is done, its limit is reached, somebody stopped it, the space is paused, a budget is spent, or, after long patience, the provider
@@ -41,7 +38,7 @@ export type WorkOffEnd =
 
 export interface WorkOffReport {
   readonly ended: WorkOffEnd;
-  readonly totals: Totals;
+  readonly totals: Counts;
   /** The last error in words that are safe to show, or null. */
   readonly error: string | null;
 }
@@ -62,7 +59,7 @@ export async function workOff(
   limit: number,
   signal: AbortSignal,
 ): Promise<WorkOffReport> {
-  const totals = noTotals();
+  const totals = noCounts();
   let error: string | null = null;
   let lastProgress = ports.now();
   let failures = 0;
@@ -110,29 +107,11 @@ export function counted({
   copied,
   skipped,
   failed,
-}: Pick<Totals, "done" | "copied" | "skipped" | "failed">): number {
+}: Pick<Counts, "done" | "copied" | "skipped" | "failed">): number {
   return done + copied + skipped + failed;
 }
 
-export function noTotals(): Totals {
-  return {
-    done: 0,
-    copied: 0,
-    current: 0,
-    skipped: 0,
-    stale: 0,
-    lost_lease: 0,
-    gone: 0,
-    busy: 0,
-    failed: 0,
-    retried: 0,
-    released: 0,
-    requests: 0,
-    tokens: 0,
-  };
-}
-
 /** Adds a slice's counts to those of the run. */
-export function add(totals: Totals, report: Totals): void {
-  for (const name of Object.keys(totals) as (keyof Totals)[]) totals[name] += report[name];
+export function add(totals: Counts, report: Counts): void {
+  for (const name of Object.keys(totals) as (keyof Counts)[]) totals[name] += report[name];
 }

@@ -5,6 +5,7 @@ import { type Database, openDatabase } from "../../scripts/lib/connection.ts";
 import { work } from "../../scripts/lib/move.ts";
 import { makeEmbedder, type Space } from "../../supabase/functions/_shared/embedder.ts";
 import { createCollection, type TestCollection, versionOf } from "../support/collection.ts";
+import { rowsRead } from "../support/plans.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 import { claim } from "../support/worker.ts";
 
@@ -41,30 +42,13 @@ describePostgres("an edit among many backfill jobs", () => {
   const edit = (from: string, to: string) =>
     client.query(`update ${collection.table} set title = $2 where title = $1`, [from, to]);
 
-  /** Rows of jobs and records that one call reads. */
-  async function rowsRead<T>(call: () => Promise<T>): Promise<{ answer: T; read: number }> {
-    const count = async () => {
-      const { rows } = await client.query<{ read: number }>(
-        `select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int as read from pg_stat_xact_user_tables
-          where schemaname = 'reembed' and relname in ('jobs', 'records')`,
-      );
-      return rows[0]?.read ?? Number.NaN;
-    };
-    await client.query("begin");
-    const before = await count();
-    const answer = await call();
-    const read = (await count()) - before;
-    await client.query("commit");
-    return { answer, read };
-  }
-
   test("is claimed first, without reading what waits", async () => {
     await edit("text 40000", "edited while all wait");
-    const first = await rowsRead(() => claim(client, { collection: collection.name, maxRows: 1 }));
+    const first = await rowsRead(client, () => claim(client, { collection: collection.name, maxRows: 1 }));
     expect(first.answer.jobs.map(({ input }) => input)).toEqual(["edited while all wait\n"]);
     expect(first.read).toBeLessThan(FEW);
 
-    const others = await rowsRead(() => claim(client, { collection: collection.name, maxRows: 3 }));
+    const others = await rowsRead(client, () => claim(client, { collection: collection.name, maxRows: 3 }));
     expect(others.answer.jobs).toHaveLength(3);
     expect(others.read).toBeLessThan(FEW);
   });

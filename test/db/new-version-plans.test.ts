@@ -5,28 +5,12 @@
 import type { Client } from "pg";
 import { describe, expect, test } from "vitest";
 import { createCollection, jobs, load, PLACEMENTS, recorded, versionOf } from "../support/collection.ts";
+import { rowsRead } from "../support/plans.ts";
 import { connect, createDatabase, describePostgres } from "../support/postgres.ts";
 import { claim, complete, fail } from "../support/worker.ts";
 
 const ROWS = 20_000;
 const BATCH = 20;
-
-/** Rows of jobs and records that one call reads. The counters are the session's own; they are flushed only between transactions. */
-async function rowsRead<T>(client: Client, call: () => Promise<T>): Promise<{ answer: T; read: number }> {
-  const count = async () => {
-    const { rows } = await client.query<{ read: number }>(
-      `select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int as read from pg_stat_xact_user_tables
-        where schemaname = 'reembed' and relname in ('jobs', 'records')`,
-    );
-    return rows[0]?.read ?? Number.NaN;
-  };
-  await client.query("begin");
-  const before = await count();
-  const answer = await call();
-  const read = (await count()) - before;
-  await client.query("commit");
-  return { answer, read };
-}
 
 interface Step {
   readonly enqueued: number;

@@ -4,6 +4,7 @@
  */
 import type { Client } from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { watchingClient } from "../support/plans.ts";
 import { asRole, connect, createDatabase, describePostgres } from "../support/postgres.ts";
 import { clusteredVectors, vectorText } from "../support/vectors.ts";
 
@@ -89,14 +90,7 @@ describePostgres("an RPC that ranks by similarity and age", () => {
     );
     await owner.query(rows[0]?.statement ?? "");
     await owner.query("analyze public.article_chunks; analyze public.articles");
-    watcher = await connect(database.adminUrl);
-    await watcher.query(`
-      load 'auto_explain';
-      set auto_explain.log_min_duration = 0;
-      set auto_explain.log_analyze = on;
-      set auto_explain.log_nested_statements = on;
-      set auto_explain.log_format = json;
-      set auto_explain.log_level = notice;`);
+    watcher = await watchingClient(database.adminUrl);
   });
   afterAll(async () => {
     await watcher?.end();

@@ -1,4 +1,4 @@
-/** Which plans ran inside a function, as auto_explain tells them. */
+/** What a statement did inside: which plans ran, as auto_explain tells them, and how many rows it read. */
 import type { Client } from "pg";
 import { expect } from "vitest";
 import { connect } from "./postgres.ts";
@@ -49,4 +49,24 @@ export async function nodesDuring(
   client.off("notice", listen);
   expect(nodes).not.toEqual([]);
   return nodes.flat();
+}
+
+/** Rows of jobs and records that one call reads. The counters are the session's own; they are flushed only between transactions. */
+export async function rowsRead<T>(
+  client: Client,
+  call: () => Promise<T>,
+): Promise<{ answer: T; read: number }> {
+  const count = async () => {
+    const { rows } = await client.query<{ read: number }>(
+      `select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int as read from pg_stat_xact_user_tables
+        where schemaname = 'reembed' and relname in ('jobs', 'records')`,
+    );
+    return rows[0]?.read ?? Number.NaN;
+  };
+  await client.query("begin");
+  const before = await count();
+  const answer = await call();
+  const read = (await count()) - before;
+  await client.query("commit");
+  return { answer, read };
 }

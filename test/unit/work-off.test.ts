@@ -1,11 +1,12 @@
 /** How long a run waits for a provider or for others, and why it ends. Time is the fake clock's. */
 import { describe, expect, test } from "vitest";
-import { noTotals, PATIENCE_MS, type Totals, workOff } from "../../scripts/lib/work-off.ts";
+import { PATIENCE_MS, workOff } from "../../scripts/lib/work-off.ts";
 import type { SliceEnd, SliceReport } from "../../supabase/functions/_shared/worker.ts";
+import { type Counts, noCounts } from "../../supabase/functions/_shared/worker.ts";
 
 interface Step {
   readonly ended: SliceEnd;
-  readonly counts?: Partial<Totals>;
+  readonly counts?: Partial<Counts>;
   /** What is left afterwards. */
   readonly pending: number;
   readonly dueInMs?: number | null;
@@ -26,7 +27,7 @@ async function run(steps: readonly Step[], limit = 0, stop = new AbortController
         limits.push(left);
         const failing = ["rate_limited", "provider_failed", "paused", "budget"].includes(step().ended);
         const slice: SliceReport = {
-          ...noTotals(),
+          ...noCounts(),
           ...step().counts,
           ended: step().ended,
           wait_ms: step().waitMs ?? 0,

@@ -5,7 +5,7 @@ import { ReembedError } from "./errors.ts";
 import type { Picture } from "./pictures.ts";
 import { embedQuery, type QueryPorts } from "./queries.ts";
 import type { Rpc } from "./rpc.ts";
-import { type Route, route } from "./search.ts";
+import { againWhenRetired, type Route, route } from "./search.ts";
 
 const PHOTO_COLLECTION = "product_images";
 
@@ -45,14 +45,7 @@ export async function searchByPhoto(
   ports: PhotoSearchPorts,
   request: PhotoSearchRequest,
 ): Promise<PhotoSearchAnswer> {
-  try {
-    return await searchOnce(ports, request);
-  } catch (error) {
-    if (error instanceof ReembedError && error.code === "version_retired" && request.version === undefined) {
-      return searchOnce(ports, request);
-    }
-    throw error;
-  }
+  return againWhenRetired(request.version, () => searchOnce(ports, request));
 }
 
 async function searchOnce(

@@ -123,12 +123,19 @@ export async function search(ports: SearchPorts, request: SearchRequest): Promis
 
 /** The same, with what the route says about the version. */
 export async function retrieve(ports: SearchPorts, request: SearchRequest): Promise<Found> {
+  return againWhenRetired(request.version, () => searchOnce(ports, request));
+}
+
+/** Routes and searches; where no version was named and the one that was routed to is finalized before it is searched, once more. */
+export async function againWhenRetired<Answer>(
+  version: number | undefined,
+  routed: () => Promise<Answer>,
+): Promise<Answer> {
   try {
-    return await searchOnce(ports, request);
+    return await routed();
   } catch (error) {
-    if (error instanceof ReembedError && error.code === "version_retired" && request.version === undefined) {
-      return searchOnce(ports, request);
-    }
+    if (error instanceof ReembedError && error.code === "version_retired" && version === undefined)
+      return routed();
     throw error;
   }
 }

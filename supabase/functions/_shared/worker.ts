@@ -255,8 +255,14 @@ async function laneStep(slice: Slice): Promise<SliceEnd | undefined> {
 
 /** Nothing done yet. */
 export function emptyReport(): SliceReport {
+  return { ended: "idle", ...noCounts(), wait_ms: 0, error: null };
+}
+
+/** The counts of a slice, or of several together. */
+export type Counts = Omit<SliceReport, "ended" | "wait_ms" | "error">;
+
+export function noCounts(): Counts {
   return {
-    ended: "idle",
     done: 0,
     copied: 0,
     current: 0,
@@ -270,8 +276,6 @@ export function emptyReport(): SliceReport {
     released: 0,
     requests: 0,
     tokens: 0,
-    wait_ms: 0,
-    error: null,
   };
 }
 
