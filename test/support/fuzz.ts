@@ -1,4 +1,5 @@
 /** Random requests to edge functions: what is sent, and what every answer must be. A seed repeats all of it, a number one request of it. */
+import { z } from "zod";
 import { ERRORS, type ErrorCode } from "../../supabase/functions/_shared/errors.ts";
 import { Random } from "./random.ts";
 
@@ -12,6 +13,8 @@ export interface FuzzRoute {
   readonly method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   /** None for a route that takes no body. With `file` these are the other fields of a form. */
   readonly body?: Readonly<Record<string, unknown>>;
+  /** What the route takes; none where nothing is. */
+  readonly takes?: z.ZodType;
   /** The file of a route that takes multipart/form-data, and its field. */
   readonly file?: { readonly field: string; readonly bytes: Uint8Array };
 }
@@ -21,6 +24,36 @@ export interface FuzzRequest {
   readonly method: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string | Uint8Array<ArrayBuffer> | undefined;
+}
+
+/** The fields that a shape has, those inside as `a.b`, those of a list's members as `a[].b`. What a record holds has no names. */
+export function fieldsOf(shape: z.ZodType): string[] {
+  return namesIn(z.toJSONSchema(shape, { io: "input", unrepresentable: "any" }), "");
+}
+
+type JsonShape = z.core.JSONSchema.BaseSchema;
+
+function namesIn({ properties = {}, items, anyOf = [], allOf = [] }: JsonShape, before: string): string[] {
+  const inside = (shape: unknown, at: string) =>
+    typeof shape === "object" && shape !== null ? namesIn(shape as JsonShape, at) : [];
+  return [
+    ...Object.entries(properties).flatMap(([name, shape]) => {
+      const at = before === "" ? name : `${before}.${name}`;
+      return [at, ...inside(shape, at)];
+    }),
+    ...inside(items, `${before}[]`),
+    ...[...anyOf, ...allOf].flatMap((shape) => inside(shape, before)),
+  ];
+}
+
+/** The same of a value. */
+export function fieldsIn(value: unknown, before = ""): string[] {
+  if (Array.isArray(value)) return value.flatMap((member) => fieldsIn(member, `${before}[]`));
+  if (typeof value !== "object" || value === null) return [];
+  return Object.entries(value).flatMap(([name, inner]) => {
+    const at = before === "" ? name : `${before}.${name}`;
+    return [at, ...fieldsIn(inner, at)];
+  });
 }
 
 /** A stack as far as it is asked here. */

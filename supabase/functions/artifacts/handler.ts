@@ -49,18 +49,19 @@ const options = {
   content_type: z.enum(CONTENT_TYPES).default("full"),
 };
 
-const similarBody = z.strictObject({ ...query, ...options }).refine(isOneQuery, ONE_QUERY);
-const batchBody = z.strictObject({
+/** What a request of each route may say. */
+export const similarBody = z.strictObject({ ...query, ...options }).refine(isOneQuery, ONE_QUERY);
+export const batchBody = z.strictObject({
   queries: z.array(z.strictObject(query).refine(isOneQuery, ONE_QUERY)).min(1).max(MOST_QUERIES),
   ...options,
 });
-const rankBody = z.strictObject({
+export const rankBody = z.strictObject({
   job_description: text,
   artifact_ids: z.array(z.int().min(1)).min(1).max(1_000).optional(),
   ranking_method: z.enum(RANKING_METHODS).default("semantic"),
   top_k: z.int().min(1).max(100).default(5),
 });
-const embeddingsBody = z.strictObject({
+export const embeddingsBody = z.strictObject({
   content_type: z.enum(["full", "summary", "chunks"]).default("full"),
   force_regenerate: z.boolean().default(false),
 });

@@ -19,7 +19,8 @@ const textUpTo = (most: number) =>
     .max(most, `must have at most ${most.toLocaleString("en")} characters`)
     .refine((text) => text.trim() !== "", "must not be empty");
 
-const body = z.strictObject({
+/** What a request may say. */
+export const body = z.strictObject({
   collection: z.string().min(1).max(63),
   question: textUpTo(2_000),
   history: z

@@ -17,7 +17,8 @@ const number = (rule: z.ZodNumber) =>
     .pipe(rule)
     .optional();
 
-const fields = z.strictObject({
+/** What a form may hold. */
+export const fields = z.strictObject({
   image: z.instanceof(Blob, { error: "must be a file" }),
   match_count: number(z.int().min(1).max(100)),
   match_threshold: number(z.number().min(-1).max(1)),

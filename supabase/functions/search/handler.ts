@@ -10,7 +10,8 @@ const LARGEST_BODY = 64 * 1024;
 
 const name = z.string().min(1).max(63);
 
-const body = z
+/** What a request may say. */
+export const body = z
   .strictObject({
     collection: name.optional(),
     collections: z
