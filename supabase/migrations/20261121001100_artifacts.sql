@@ -336,7 +336,8 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   route jsonb;
   caller constant uuid := (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid;
-  query text;
+  query extensions.vector;
+  vectors extensions.vector[];
   candidates bigint;
   found jsonb;
   answers jsonb := '[]'::jsonb;
@@ -353,6 +354,12 @@ begin
   if user_only and caller is null then
     raise exception using errcode = 'RE004', message = 'user_only is true, and the caller is no user', hint = 'Send a user''s token, or user_only: false.';
   end if;
+  begin
+    vectors := query_embeddings::extensions.vector[];
+  exception when data_exception or program_limit_exceeded then
+    -- Not the server's own message: it shows the vector.
+    raise exception using errcode = 'RE004', message = 'query_embeddings: one is not a vector of finite numbers', hint = 'Pass each as text in the form [...].';
+  end;
   route := public.embedding_route(case content_type when 'full' then 'artifacts' when 'summary' then 'artifact_summaries' else 'artifact_chunks' end, version);
 
   execute format('select count(*) from public.%I t where ($1 is null or t.owner_id = $1) and ($2 is null or t.type = any ($2))
@@ -360,15 +367,15 @@ begin
       case content_type when 'chunk' then 'artifact_chunks' else 'artifacts' end, case content_type when 'chunk' then 'artifact_chunk_id' else 'artifact_id' end)
     into candidates using case when user_only then caller end, artifact_types, content_type, (route ->> 'version')::int;
 
-  foreach query in array query_embeddings loop
+  foreach query in array vectors loop
     -- The version's own search, with its space, its policies and its promise of rows; by another distance the nearest of its candidates.
     execute format($sql$
       select coalesce(jsonb_agg(jsonb_build_object('artifact_id', a.id, 'similarity_score', m.similarity, 'distance', m.distance,
                         'artifact', jsonb_build_object('title', a.title, 'type', a.type, 'description', a.description)) || %4$s order by m.distance, m.id), '[]'::jsonb)
         from (select * from (select m.*, case $7 when 'cosine' then 1 - m.similarity
-                                                 when 'l2' then (select e.embedding_vector operator(extensions.<->) $1::extensions.vector from public.artifact_embeddings e where e.%2$I = m.id and e.content_type = $8 and e.version = $9)
-                                                 else (select e.embedding_vector operator(extensions.<#>) $1::extensions.vector from public.artifact_embeddings e where e.%2$I = m.id and e.content_type = $8 and e.version = $9) end as distance
-                               from public.%1$I($1::extensions.vector, $2, case $7 when 'cosine' then $3 else least(1000, greatest(100, 4 * $3)) end,
+                                                 when 'l2' then (select e.embedding_vector operator(extensions.<->) $1 from public.artifact_embeddings e where e.%2$I = m.id and e.content_type = $8 and e.version = $9)
+                                                 else (select e.embedding_vector operator(extensions.<#>) $1 from public.artifact_embeddings e where e.%2$I = m.id and e.content_type = $8 and e.version = $9) end as distance
+                               from public.%1$I($1, $2, case $7 when 'cosine' then $3 else least(1000, greatest(100, 4 * $3)) end,
                                                 filter_owner_id => $4, filter_type_any => $5, query_space => $6) m) x
                order by x.distance, x.id limit $3) m
         join public.artifacts a on a.id = m.%3$I$sql$,
@@ -390,6 +397,7 @@ create function public.rank_artifacts(
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   route constant jsonb := public.embedding_route('artifacts', version);
+  query extensions.vector;
   job_words text[];
   any_word tsquery;
   plain_job text;
@@ -412,6 +420,12 @@ begin
     raise exception using errcode = 'RE004', message = format('query_embedding is %s, and ranking_method %s', case when query_embedding is null then 'null' else 'given' end, ranking_method),
       hint = 'keyword takes no vector; semantic and hybrid need one.';
   end if;
+  begin
+    query := query_embedding::extensions.vector;
+  exception when data_exception or program_limit_exceeded then
+    -- Not the server's own message: it shows the vector.
+    raise exception using errcode = 'RE004', message = 'query_embedding is not a vector of finite numbers', hint = 'Pass it as text in the form [...].';
+  end;
   job_words := tsvector_to_array(to_tsvector('english', job_description));
   plain_job := ' ' || btrim(regexp_replace(regexp_replace(lower(job_description), '[^[:alnum:]+#.]+', ' ', 'g'), '\.(?![[:alnum:]])', ' ', 'g')) || ' ';
   any_word := (select string_agg(quote_literal(w), ' | ')::tsquery from unnest(job_words) w);
@@ -419,14 +433,14 @@ begin
   if ids is null then
     -- Candidates: those nearest by meaning, and those with most of the words.
     if query_embedding is not null then
-      execute format('select array_agg(m.id) from public.%I($1::extensions.vector, null, 200, query_space => $2) m', route ->> 'function') into ids using query_embedding, query_space;
+      execute format('select array_agg(m.id) from public.%I($1, null, 200, query_space => $2) m', route ->> 'function') into ids using query, query_space;
     end if;
     ids := coalesce(ids, '{}') || array(
       select w.id from (select a.id, ts_rank(a.words, any_word) as rank from public.artifacts a where a.words @@ any_word order by rank desc, a.id limit 200) w);
   end if;
   if query_embedding is not null then
-    execute format('select coalesce(jsonb_object_agg(m.id, m.similarity), ''{}'') from public.%I($1::extensions.vector, null, 1000, filter_id_any => $2, query_space => $3) m', route ->> 'function')
-      into similarities using query_embedding, ids, query_space;
+    execute format('select coalesce(jsonb_object_agg(m.id, m.similarity), ''{}'') from public.%I($1, null, 1000, filter_id_any => $2, query_space => $3) m', route ->> 'function')
+      into similarities using query, ids, query_space;
   end if;
 
   return (

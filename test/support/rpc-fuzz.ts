@@ -23,6 +23,8 @@ export interface Known {
   readonly spaces: readonly string[];
   readonly versionIds: readonly number[];
   readonly widths: readonly number[];
+  /** Of each search RPC what its vectors are. */
+  readonly searches: Readonly<Record<string, { readonly space: string; readonly width: number }>>;
 }
 
 /** The functions of public that a role may execute. */
@@ -44,7 +46,9 @@ export async function readKnown(client: Client): Promise<Known> {
   const { rows } = await client.query<{ known: Known }>(
     `select jsonb_build_object(
        'collections', (select jsonb_agg(name) from reembed.collections), 'spaces', (select jsonb_agg(id) from reembed.spaces),
-       'versionIds', (select jsonb_agg(id) from reembed.versions), 'widths', (select jsonb_agg(distinct dimensions) from reembed.spaces)) as known`,
+       'versionIds', (select jsonb_agg(id) from reembed.versions), 'widths', (select jsonb_agg(distinct dimensions) from reembed.spaces),
+       'searches', (select jsonb_object_agg(rpc, jsonb_build_object('space', s.id, 'width', s.dimensions))
+                      from reembed.versions v join reembed.spaces s on s.id = v.space_id cross join unnest(reembed.rpcs_of(v)) rpc)) as known`,
   );
   const known = rows[0]?.known;
   if (known === undefined) throw new Error("the registry answered nothing");
@@ -153,13 +157,19 @@ const KEYS = [
   "",
 ];
 
+const usualVector = (random: Random, known: Known): number[] =>
+  Array.from({ length: random.pick(known.widths) }, () => random.next() - 0.5);
+
+/** A type's name without its schema, which format_type leaves out where the search path has it. */
+const bareType = (type: string): string => type.replace(/^extensions\./, "");
+
 /** A value that an honest caller might send. */
 function honestValue({ name, type }: RpcArgument, random: Random, known: Known): unknown {
   if (/^collection/.test(name)) return random.pick(known.collections);
   if (name === "version") return random.between(1, 2);
   if (name === "version_id") return random.pick(known.versionIds);
   if (/space/.test(name)) return random.pick(known.spaces);
-  switch (type) {
+  switch (bareType(type)) {
     case "boolean":
       return random.chance(0.5);
     case "uuid":
@@ -167,9 +177,9 @@ function honestValue({ name, type }: RpcArgument, random: Random, known: Known):
     case "json":
     case "jsonb":
       return random.pick([[], {}, [{ state: "settled", tokens: 1, inputs: 1 }]]);
-    case "extensions.vector":
-    case "extensions.halfvec":
-      return Array.from({ length: random.pick(known.widths) }, () => random.next() - 0.5);
+    case "vector":
+    case "halfvec":
+      return usualVector(random, known);
     case "timestamp with time zone":
     case "date":
       return "2026-01-01";
@@ -182,6 +192,7 @@ function honestValue({ name, type }: RpcArgument, random: Random, known: Known):
     case "smallint":
       return random.between(1, 20);
     default:
+      if (/embedding|vector/.test(name)) return JSON.stringify(usualVector(random, known));
       return random.pick(["a", "commit", "text", null]);
   }
 }
@@ -193,7 +204,7 @@ const BROKEN_VECTOR = "[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,x]";
 function hostileValue({ name, type }: RpcArgument, random: Random, known: Known): unknown {
   if (random.chance(0.1)) return null;
   if (random.chance(0.1)) return json(random);
-  switch (type) {
+  switch (bareType(type)) {
     case "boolean":
       return random.pick([true, false, "yes", "maybe", 1]);
     case "uuid":
@@ -206,8 +217,8 @@ function hostileValue({ name, type }: RpcArgument, random: Random, known: Known)
     case "json":
     case "jsonb":
       return json(random);
-    case "extensions.vector":
-    case "extensions.halfvec":
+    case "vector":
+    case "halfvec":
       return vector(random, known);
     case "timestamp with time zone":
     case "date":
@@ -238,20 +249,33 @@ function valueFor(argument: RpcArgument, isHostile: boolean, random: Random, kno
   if (isHostile && random.chance(0.1)) return json(random);
   const element = { ...argument, type: argument.type.slice(0, -2) };
   const length = isHostile ? random.pick([0, 1, 2, 3, 50]) : 1;
-  return Array.from({ length }, () => make(element, random, known));
+  // A list of lists is another thing to PostgreSQL than a list of vectors.
+  const isVector = /^(vector|halfvec)$/.test(bareType(element.type));
+  return Array.from({ length }, () => {
+    const value = make(element, random, known);
+    return isVector && Array.isArray(value) ? JSON.stringify(value) : value;
+  });
 }
 
 export type RpcArguments = Readonly<Record<string, unknown>>;
 
-/** Arguments for one call: all that it needs, and some of the others. Mostly one of them is hostile: more would hide what the first one hides. */
-export function argumentsFor(rpc: RpcFunction, random: Random, known: Known): RpcArguments {
-  const given = rpc.arguments.filter(({ optional }) => !optional || random.chance(0.6));
-  const culprit = given.length === 0 ? -1 : random.between(0, given.length - 1);
+/**
+ * Arguments for one call: all that it needs, and some of the others. Mostly one of them is hostile, in turn: more would hide what the first one hides.
+ * @param call from 0: a function gets as many hostile values of each argument as of every other
+ */
+export function argumentsFor(rpc: RpcFunction, random: Random, known: Known, call: number): RpcArguments {
+  const inTurn = rpc.arguments[call % Math.max(1, rpc.arguments.length)];
+  const given = rpc.arguments.filter(
+    (argument) => !argument.optional || argument === inTurn || random.chance(0.6),
+  );
+  const culprit = inTurn === undefined ? -1 : given.indexOf(inTurn);
   const how = random.weighted({ one: 7, all: 2, none: 1 });
+  const own = known.searches[rpc.name];
+  const honest = own === undefined ? known : { ...known, spaces: [own.space], widths: [own.width] };
   return Object.fromEntries(
     given.map((argument, at) => {
       const isHostile = how === "all" || (how === "one" && at === culprit);
-      return [argument.name, valueFor(argument, isHostile, random, known)];
+      return [argument.name, valueFor(argument, isHostile, random, isHostile ? known : honest)];
     }),
   );
 }
