@@ -5,9 +5,11 @@ export interface Attack {
   /** What it does, in a few words. */
   readonly what: string;
   readonly files: readonly string[];
-  /** Its part of the whole time, in relation to the others'. */
+  /** Its part of the whole time, in relation to the others'; 0 where it takes its half a minute however long it is given. */
   readonly share: number;
-  /** The variables of its tests. */
+  /** A script that must succeed beside them, in `scripts`. */
+  readonly script?: string;
+  /** The variables of its tests, the seed among them where they choose anything at random. */
   settings(seconds: number, seed: number): Readonly<Record<string, number>>;
 }
 
@@ -18,8 +20,8 @@ const atLeastOne = (count: number): number => Math.max(1, Math.floor(count));
 export const ATTACKS: readonly Attack[] = [
   {
     name: "properties",
-    what: "what must hold for any input, of the planner, hashes, routing, names, sections and answers",
-    files: ["test/unit/properties", "test/db/properties"],
+    what: "what must hold for any input, of the planner, hashes, routing, names, chunks, sections and answers",
+    files: ["test/unit/properties", "test/unit/search-several.test.ts", "test/db/properties"],
     share: 1,
     settings: (seconds, seed) => ({
       REEMBED_PROPERTY_SECONDS: atLeastOne(seconds / 30),
@@ -42,6 +44,52 @@ export const ATTACKS: readonly Attack[] = [
       REEMBED_FUZZ_REQUESTS: atLeastOne(seconds * 100),
       REEMBED_FUZZ_SEED: seed,
     }),
+  },
+  {
+    name: "answers",
+    what: "generated answers of a language model that was led astray, over HTTP",
+    files: ["test/e2e/ask.test.ts"],
+    share: 0,
+    settings: (_seconds, seed) => ({ REEMBED_ASK_SEED: seed }),
+  },
+  {
+    name: "privileges",
+    what: "every role's rights to every object, under both default privileges, against docs/privileges.md",
+    files: ["test/db/privileges.test.ts", "test/db/pgtap.test.ts"],
+    share: 0,
+    settings: () => ({}),
+  },
+  {
+    name: "tenants",
+    what: "reads and writes of one tenant's rows by another, through every table, view, function and search",
+    files: ["test/db/tenants.test.ts", "test/e2e/isolation.test.ts"],
+    share: 0.5,
+    settings: (seconds, seed) => ({
+      REEMBED_ISOLATION_REQUESTS: Math.max(10, Math.floor(seconds * 4)),
+      REEMBED_ISOLATION_SEED: seed,
+    }),
+  },
+  {
+    name: "injection",
+    what: "hostile names, URLs and texts through every command; addresses that nothing may be fetched from",
+    files: ["test/e2e/injection.test.ts", "test/unit/safe-fetch.test.ts"],
+    share: 0,
+    settings: () => ({}),
+  },
+  {
+    name: "upgrade",
+    what: "each released schema with data and a move under way, to the newest",
+    files: ["test/db/upgrade.test.ts"],
+    share: 0,
+    settings: () => ({}),
+  },
+  {
+    name: "dependencies",
+    what: "versions that are exact, and known faults of the packages",
+    files: ["test/unit/dependencies.test.ts"],
+    share: 0,
+    script: "audit.ts",
+    settings: () => ({}),
   },
   {
     name: "together",
@@ -98,7 +146,10 @@ export interface Planned {
 export function planAttacks(minutes: number, only?: string): Planned[] {
   const chosen = ATTACKS.filter(({ name }) => only === undefined || name === only);
   const shares = chosen.reduce((sum, { share }) => sum + share, 0);
-  return chosen.map((attack) => ({ attack, seconds: (minutes * 60 * attack.share) / shares }));
+  return chosen.map((attack) => ({
+    attack,
+    seconds: attack.share === 0 ? 0 : (minutes * 60 * attack.share) / shares,
+  }));
 }
 
 /** The counts of the closing line that test/support/reporter.ts prints; undefined where the tests did not come that far. */

@@ -55,9 +55,17 @@ async function run({ attack, seconds }: Planned, seed: number): Promise<{ passed
   });
   const [code] = await once(child, "close");
   const counts = countsIn(output) ?? { passed: 0, failed: 1 };
+  if (attack.script !== undefined) counts[(await succeeds(attack.script)) ? "passed" : "failed"] += 1;
   // A run that ends badly without a failing test, such as one that found no test, is a failure all the same.
   if (code !== 0 && counts.failed === 0) return { ...counts, failed: 1 };
   return counts;
+}
+
+/** Whether a script of the folder `scripts` ends with 0. */
+async function succeeds(script: string): Promise<boolean> {
+  const path = fileURLToPath(new URL(`../../scripts/${script}`, import.meta.url));
+  const [code] = await once(spawn(process.execPath, [path], { cwd: ROOT, stdio: "inherit" }), "close");
+  return code === 0;
 }
 
 async function main(): Promise<number> {
