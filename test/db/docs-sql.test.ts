@@ -86,4 +86,23 @@ describePostgres("the documents' SQL", () => {
       await client.end();
     }
   });
+
+  test("photo-search.md: vectors restored from elsewhere are adopted, and one of them finds its product", async () => {
+    const client = new Client((await createDatabase()).url);
+    await client.connect();
+    try {
+      await client.query(`
+        insert into public.products (id, name) values (1, 'Mug');
+        insert into public.product_images (id, product_id, image_filename) values (1, 1, 'mug.jpg');
+        insert into public.image_embeddings (image_id, image_embedding) values (1, array_fill(1::real, array[512])::extensions.vector)`);
+      const [adopt, search] = blocksOf("photo-search.md");
+      await runAll(client, [adopt ?? ""]);
+      expect((await client.query("select row_id from reembed.records")).rows).toEqual([{ row_id: "1" }]);
+      expect((await client.query(search ?? "")).rows).toEqual([
+        { product_id: "1", name: "Mug", similarity: 1 },
+      ]);
+    } finally {
+      await client.end();
+    }
+  });
 });
