@@ -5,6 +5,7 @@ import { createPostgresConnection } from "@supabase/lite/postgres";
 import type { StackDatabase } from "./database.ts";
 import { postgrestError } from "./database-errors.ts";
 import type { StackKeys } from "./keys.ts";
+import { reserveSessions } from "./sessions.ts";
 import { inSilence, installSilence } from "./silence.ts";
 import { JSON_TYPES, typedCatalogue, withTypedValues } from "./typed-arguments.ts";
 
@@ -37,6 +38,7 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
       },
     },
   });
+  const endSessions = reserveSessions(connection.driver);
   // Lite grants ALL on every schema that has a table with RLS, `reembed` among them, to anon the first time it answers, and
   // applies no role at all when no table has RLS. Privileges are the migrations' business, and the role always applies.
   // And it hands each error of the database to normalizeDbError before it answers: the place to see it whole.
@@ -121,7 +123,7 @@ export function createRestApi(database: StackDatabase, keys: StackKeys): RestApi
       ),
     async stop() {
       // A query whose caller has gone away may never be answered: after a second its connection is cut.
-      await connection.driver.end({ timeout: 1 });
+      await Promise.all([endSessions(), connection.driver.end({ timeout: 1 })]);
       await connection.close();
       restoreConsole();
     },

@@ -41,6 +41,7 @@ const SCHEMA = `
     begin
       raise exception using errcode = 'RE001', message = 'wrong width', hint = 'use the other model', detail = 'has 2';
     end $$;
+  create function public.wait_for_lock() returns int language plpgsql as $$ begin perform pg_advisory_xact_lock(4711); return 1; end $$;
   create function public.echo(said text) returns text language sql stable as $$ select said $$;
   grant execute on all functions in schema public to anon, authenticated, service_role;
 `;
@@ -92,10 +93,12 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 describe("on PGlite", () => behavesLikeSupabase(async () => "memory"));
 
 describePostgres("on PostgreSQL", () => {
-  const name = `reembed_stack_${crypto.randomUUID().slice(0, 8)}`;
+  const names: string[] = [];
 
   /** A bare database of a role that is no superuser: what DATABASE_URL is on most machines. */
   const bareDatabase = async () => {
+    const name = `reembed_stack_${crypto.randomUUID().slice(0, 8)}`;
+    names.push(name);
     const template = await createDatabase({ migrated: false });
     await query(template.adminUrl, `create database ${name} owner postgres template template0`);
     // pgvector is made by the machine's administrator: it is no trusted extension.
@@ -105,9 +108,42 @@ describePostgres("on PostgreSQL", () => {
     );
     return { url: onDatabase(template.url, name) };
   };
-  afterAll(() => query(adminUrl(), `drop database if exists ${name} with (force)`));
+  afterAll(async () => {
+    for (const name of names) await query(adminUrl(), `drop database if exists ${name} with (force)`);
+  });
 
   behavesLikeSupabase(bareDatabase);
+
+  test("a connection that the server ends under a request fails that request, and no other", async () => {
+    const stack = await startStack({
+      ...options,
+      stateDirectory: join(folder, "state of the killed"),
+      database: await bareDatabase(),
+    });
+    const client = createClient(stack.url, stack.publishableKey, { auth: { persistSession: false } });
+    const [holder, admin] = await Promise.all([
+      connect(stack.databaseUrl),
+      connect(onDatabase(adminUrl(), new URL(stack.databaseUrl).pathname.slice(1))),
+    ]);
+    await holder.query("select pg_advisory_lock(4711)");
+    for (let time = 0; time < 3; time += 1) {
+      const waiting = Array.from({ length: 4 }, () => client.rpc("wait_for_lock"));
+      const settled = Promise.all(waiting);
+      const blocked = `select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+      await vi.waitFor(async () => expect((await admin.query(blocked)).rows).toHaveLength(4));
+      await admin.query(`select pg_terminate_backend(pid, 10000) from (${blocked}) as waits`);
+      for (const { status, error } of await settled) {
+        expect(status).toBe(503);
+        expect(error).toMatchObject({ code: "08006", message: "the connection to the database was lost" });
+      }
+      const next = await Promise.all(
+        Array.from({ length: 12 }, (_, n) => client.rpc("echo", { said: `${n}` })),
+      );
+      expect(next.map(({ data }) => data)).toEqual(Array.from({ length: 12 }, (_, n) => `${n}`));
+    }
+    await Promise.all([holder.end(), admin.end()]);
+    await stack.stop();
+  });
 
   test("a database that has Supabase's own auth schema keeps it as it is", async () => {
     const { url } = await createDatabase({ migrated: false });
