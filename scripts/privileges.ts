@@ -5,7 +5,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { MIGRATIONS_DIRECTORY } from "./lib/migrations.ts";
-import { readPrivileges } from "./lib/privileges/catalogue.ts";
+import { readPrivileges, readStrays } from "./lib/privileges/catalogue.ts";
 import { privilegesDocument } from "./lib/privileges/document.ts";
 import { readFunctionKeys } from "./lib/privileges/edge.ts";
 import {
@@ -27,13 +27,13 @@ async function main(): Promise<number> {
     return 1;
   }
   const functions = await readFunctionKeys();
+  let strays: string[] = [];
   const documentUnder = async (defaults: Defaults) => {
     const name = await cloneDatabase(server, { defaults, migrations: MIGRATIONS_DIRECTORY });
     try {
-      return privilegesDocument(
-        await withClient(databaseUrl(server, name, "postgres"), readPrivileges),
-        functions,
-      );
+      const url = databaseUrl(server, name, "postgres");
+      strays = await withClient(url, readStrays);
+      return privilegesDocument(await withClient(url, readPrivileges), functions);
     } finally {
       await dropDatabase(server, name);
     }
@@ -43,6 +43,11 @@ async function main(): Promise<number> {
     console.error("error: the two default privileges do not lead to the same rights:");
     printDifference(underNew, underOld);
     console.error("hint: revoke all from public, anon, authenticated and service_role before you grant");
+    return 1;
+  }
+  if (strays.length > 0) {
+    console.error(`error: made outside the schemas public and reembed: ${strays.join(", ")}`);
+    console.error("hint: make it in reembed, or in public where a client calls it");
     return 1;
   }
   if (values.write) {

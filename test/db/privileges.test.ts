@@ -1,7 +1,7 @@
 /** docs/privileges.md is what the migrations and the functions make, under both of Supabase's default privileges; nothing has no line in it. */
 import { readFile } from "node:fs/promises";
 import { beforeAll, describe, expect, test } from "vitest";
-import { type ObjectPrivileges, readPrivileges } from "../../scripts/lib/privileges/catalogue.ts";
+import { type ObjectPrivileges, readPrivileges, readStrays } from "../../scripts/lib/privileges/catalogue.ts";
 import { privilegesDocument } from "../../scripts/lib/privileges/document.ts";
 import { type FunctionKeys, readFunctionKeys } from "../../scripts/lib/privileges/edge.ts";
 import { withClient } from "../../scripts/lib/test-server.ts";
@@ -55,6 +55,20 @@ describePostgres("docs/privileges.md", () => {
         .filter((line) => !known.includes(line))
         .join("\n");
       for (const [, line] of CHANGES) expect(shown).toContain(line);
+    });
+
+    test("whatever stands in a schema that it has no place for shows, and there is none", async () => {
+      const strays = (change: string) =>
+        withClient(database.url, async (client) => {
+          await client.query("begin");
+          await client.query(change);
+          return readStrays(client);
+        });
+      expect(await strays("")).toEqual([]);
+      expect(
+        await strays(`create schema hidden; create table hidden.stray (id int);
+          create function extensions.stray() returns int language sql as 'select 1'`),
+      ).toEqual(["function extensions.stray", "table hidden.stray"]);
     });
 
     test("nothing in reembed is open to anybody", async () => {

@@ -1,7 +1,7 @@
 /** Whom the rate of searches takes for one and the same caller. */
 import { createHmac } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { hashCaller } from "../../supabase/functions/_shared/caller.ts";
+import { callerBucket, hashCaller } from "../../supabase/functions/_shared/caller.ts";
 
 const SECRET = "sb_secret_test";
 const KEY = "sb_publishable_test";
@@ -44,4 +44,12 @@ describe("a caller", () => {
   ])("whose token has %s counts by the address", async (_, token) => {
     expect(await hash(token, { "x-forwarded-for": "192.0.2.1" })).toBe(hmac("address:192.0.2.1"));
   });
+});
+
+test("a caller's places in two collections say nothing of each other: the first callers of all canaries are not the same", async () => {
+  const callers = Array.from({ length: 40 }, (_, n) => new Headers({ "x-reembed-caller": `caller ${n}` }));
+  const places = (collection: string) =>
+    Promise.all(callers.map((headers) => callerBucket(headers, collection)));
+  expect(await places("notes")).toEqual(await places("notes"));
+  expect(await places("letters")).not.toEqual(await places("notes"));
 });

@@ -78,3 +78,23 @@ export async function readPrivileges(client: ClientBase): Promise<ObjectPrivileg
     return { schema, kind, name, detail, rights: ofOne.map(({ rights }) => rights) };
   });
 }
+
+/** Tables, views, sequences and functions of the client's role in other schemas: the page has no place for them. */
+const STRAYS = `
+  select format('%s %I.%I', o.kind, n.nspname, o.name) as stray
+    from (select case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end as kind, c.relnamespace as schema, c.relname as name, c.relowner as owner,
+                 'pg_class'::regclass as class, c.oid
+            from pg_class c where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+          union all
+          select 'function', p.pronamespace, p.proname, p.proowner, 'pg_proc'::regclass, p.oid from pg_proc p) o
+    join pg_namespace n on n.oid = o.schema
+   -- supabase_migrations is the Supabase CLI's own.
+   where n.nspname not in ('public', 'reembed', 'supabase_migrations') and o.owner = current_user::regrole
+     and not exists (select from pg_depend d where d.classid = o.class and d.objid = o.oid and d.deptype = 'e')
+   order by 1`;
+
+/** What migrations have made outside `public` and `reembed`, which they must not. */
+export async function readStrays(client: ClientBase): Promise<string[]> {
+  const { rows } = await client.query<{ stray: string }>(STRAYS);
+  return rows.map(({ stray }) => stray);
+}
