@@ -3,7 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { createClient, type SupabaseClient } from "@supabase/supabase-js";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
-import type { IngestResult } from "../../supabase/functions/_shared/ingest.ts";
+import type { IngestResult } from "../../supabase/functions/_shared/ingest/page-sections.ts";
 import type { SearchAnswer } from "../../supabase/functions/_shared/search.ts";
 import type { Database } from "../lib/connection.ts";
 import { evaluate } from "../lib/evaluation/evaluate.ts";

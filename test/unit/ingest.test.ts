@@ -1,13 +1,13 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { LARGEST_DOCUMENT_BYTES } from "../../supabase/functions/_shared/ingest/size.ts";
 import {
   type IngestPlan,
   ingestPage,
   planIngest,
   type RowStore,
   type StoredRow,
-} from "../../supabase/functions/_shared/ingest.ts";
+} from "../../supabase/functions/_shared/ingest/page-sections.ts";
+import { LARGEST_DOCUMENT_BYTES } from "../../supabase/functions/_shared/ingest/size.ts";
 
 const URL_OF_PAGE = "https://swcarpentry.github.io/git-novice/03-create.html";
 const HTML = readFileSync(new URL("../../examples/git-course/03-create.html", import.meta.url), "utf8");

@@ -1,7 +1,11 @@
 /** Pages of any shape as sections: urls that lead where they say, ids that stay, texts within their limit, and a second ingest that changes nothing. */
 import fc from "fast-check";
 import { describe, expect } from "vitest";
-import { planIngest, type SectionRow, sectionRows } from "../../../supabase/functions/_shared/ingest.ts";
+import {
+  planIngest,
+  type SectionRow,
+  sectionRows,
+} from "../../../supabase/functions/_shared/ingest/page-sections.ts";
 import {
   attribute,
   type Element,

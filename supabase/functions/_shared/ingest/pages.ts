@@ -1,8 +1,8 @@
-/** Rendered pages into course_content: see ingest.ts. */
+/** Rendered pages into course_content: see page-sections.ts. */
 import { z } from "zod";
-import { ingestPage } from "../ingest.ts";
-import { createRowStore } from "../row-store.ts";
 import type { IngestKind } from "./kinds.ts";
+import { ingestPage } from "./page-sections.ts";
+import { createRowStore } from "./row-store.ts";
 
 const document = z.strictObject({ url: z.string(), html: z.string() });
 

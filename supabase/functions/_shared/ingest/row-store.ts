@@ -1,7 +1,7 @@
 /** The rows of course_content behind the service's database functions: one call to read a page, one that writes it whole. */
 import { z } from "zod";
-import type { RowStore } from "./ingest.ts";
-import type { Rpc } from "./rpc.ts";
+import type { Rpc } from "../rpc.ts";
+import type { RowStore } from "./page-sections.ts";
 
 const text = z.string().nullable();
 const rows = z.array(

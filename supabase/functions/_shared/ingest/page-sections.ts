@@ -4,9 +4,9 @@
  * What is unchanged is not written, so no trigger fires, no job is made and no token is paid. A row's id follows from the
  * section's identity (page, heading path, occurrence, piece), so an edited section keeps its id, its place in citations and its history.
  */
-import { ReembedError } from "./errors.ts";
-import { requireSize } from "./ingest/size.ts";
-import { type ContentType, extractSections, normalizePageUrl, type Section, sectionId } from "./sections.ts";
+import { ReembedError } from "../errors.ts";
+import { type ContentType, extractSections, normalizePageUrl, type Section, sectionId } from "../sections.ts";
+import { requireSize } from "./size.ts";
 
 /** A row of course_content as ingest writes it. `importance` and the vectors are others' to set and are left alone. */
 export interface SectionRow {
