@@ -188,11 +188,21 @@ function picture(height: number, title: string, content: Markup): Markup {
   );
 }
 
+/** Written out rather than as variables, which viewers other than browsers do not know. */
+const colours = (
+  paper: string,
+  ink: string,
+  faint: string,
+  line: string,
+  ours: string,
+  other: string,
+) => markup`
+  text { fill: ${ink} } .hint { fill: ${faint} } .paper { fill: ${paper} } .axis { stroke: ${line} }
+  .ours { fill: ${ours} } .other { fill: ${other} } .line { fill: none } .line.ours { stroke: ${ours} } .line.other { stroke: ${other} }`;
+
 const STYLE = markup`<style>
-  svg { --paper: #ffffff; --ink: #1f2328; --faint: #656d76; --line: #e3e6ea; --ours: #0969da; --other: #8c959f }
-  @media (prefers-color-scheme: dark) { svg { --paper: #0d1117; --ink: #e6edf3; --faint: #8d96a0; --line: #262c34; --ours: #4493f8; --other: #7d8590 } }
-  text { font: 12px system-ui, sans-serif; fill: var(--ink) }
-  .title { font-size: 14px; font-weight: 600 } .name { font-weight: 600 } .hint { font-size: 11px; fill: var(--faint) } .figure { font-variant-numeric: tabular-nums }
-  .paper { fill: var(--paper) } .axis { stroke: var(--line) } .ours { fill: var(--ours) } .other { fill: var(--other) }
-  .line { fill: none; stroke-width: 2 } .line.ours { stroke: var(--ours) } .line.other { stroke: var(--other) }
+  text { font: 12px system-ui, sans-serif }
+  .title { font-size: 14px; font-weight: 600 } .name { font-weight: 600 } .hint { font-size: 11px } .figure { font-variant-numeric: tabular-nums } .line { stroke-width: 2 }${colours("#ffffff", "#1f2328", "#656d76", "#e3e6ea", "#0969da", "#8c959f")}
+  @media (prefers-color-scheme: dark) {${colours("#0d1117", "#e6edf3", "#8d96a0", "#262c34", "#4493f8", "#7d8590")}
+  }
 </style>`;
