@@ -16,7 +16,7 @@
 --       3. else the scan goes on, up to 20,000 rows;
 --       4. and when that was not enough either, all that the caller may see are compared.
 --     Without filters the scans must not sort, where there is an index: the planner takes every caller for an average one, and sorts ten thousand rows of the
---     one who has them.
+--     one who has them. Nor may it keep what an average caller sees (materialize) to join vectors of another table with: each row that the index gives is looked up.
 --   * Rows of several passes through the index are not in the order of their distance, though the planner takes the scan for sorted: `+ 0` makes it sort.
 --   * ef_search is the version's own, a literal too: where its index finds too little, set_ef_search raises it.
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
@@ -153,55 +153,63 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   c reembed.collections;
   rows_with_vectors text;
+  filters text;
+  is_joined constant boolean := not reembed.stands_in_source(v);
+  -- Of a pass through the index under the conditions that it is given, which stand between the two.
+  pass text[];
 begin
   select * into strict c from reembed.collections where id = v.collection_id;
   rows_with_vectors := format('%s t%s', c.source_table, replace(reembed.vector_join(v), ' left join ', ' join '));
+  filters := reembed.filter_conditions(c, rpc, 't');
+  pass := array[format('%s(select %s, %s as _distance from %s where true', by_index[1], selected, reembed.distance_to_query(v), rows_with_vectors),
+                format($sql$
+               order by %s limit %s) n
+       where n._distance <> 'NaN'%s$sql$, reembed.distance_to_query(v), wanted, by_index[2])];
   return format($sql$
   _unfiltered := %1$s;
   _setting := set_config('plan_cache_mode', case when _unfiltered then 'force_generic_plan' else 'force_custom_plan' end, true);
   _setting := set_config('hnsw.ef_search', least(1000, greatest(%2$s, 2 * %3$s))::text, true);
   _setting := set_config('hnsw.max_scan_tuples', '20000', true);
-  _setting := set_config('enable_sort', case when _unfiltered then 'off' else 'on' end, true);
+  _setting := set_config('enable_sort', case when _unfiltered then 'off' else 'on' end, true);%14$s
   foreach _scan in array array['off', 'relaxed_order'] loop
     _setting := set_config('hnsw.iterative_scan', _scan, true);
-    %4$s(select %5$s, %6$s as _distance from %7$s where true%8$s
-               order by %6$s limit %3$s) n
-       where n._distance <> 'NaN'%9$s
+    %4$s
     exit when found_rows >= %3$s;
     _setting := set_config('plan_cache_mode', 'force_custom_plan', true);
     if _scan = 'relaxed_order' or coalesce(found_rows, 0) * 3 < %3$s then
-      _visible := coalesce(_visible, array(select t.ctid from %10$s t where true%8$s limit %11$s + 1));
-      exit when cardinality(_visible) <= %11$s;
+      _visible := coalesce(_visible, array(select t.ctid from %9$s t where true%8$s limit %10$s + 1));
+      exit when cardinality(_visible) <= %10$s;
     end if;
   end loop;
-  _setting := set_config('enable_sort', 'on', true);
+  _setting := set_config('enable_sort', 'on', true);%15$s
   if coalesce(found_rows, 0) >= %3$s then
     null;
-  elsif cardinality(_visible) <= %11$s then
-    _setting := set_config('enable_hashjoin', 'off', true);
-    _setting := set_config('enable_mergejoin', 'off', true);
-    %12$s(select * from (select %5$s, %6$s as _distance from %7$s where t.ctid = any (own._visible) and %13$s is not null offset 0) x
-               where x._distance <> 'NaN' order by x._distance limit %3$s) n%14$s
-    _setting := set_config('enable_hashjoin', 'on', true);
-    _setting := set_config('enable_mergejoin', 'on', true);
+  elsif cardinality(_visible) <= %10$s then%16$s
+    %11$s(select * from (select %5$s, %6$s as _distance from %7$s where t.ctid = any (own._visible) and %12$s is not null offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit %3$s) n%13$s%17$s
   else
-    %12$s(select * from (select %5$s, %6$s as _distance from %7$s where %13$s is not null%8$s offset 0) x
-               where x._distance <> 'NaN' order by x._distance limit %3$s) n%14$s
+    %11$s(select * from (select %5$s, %6$s as _distance from %7$s where %12$s is not null%8$s offset 0) x
+               where x._distance <> 'NaN' order by x._distance limit %3$s) n%13$s
   end if;$sql$,
     reembed.unfiltered(c, rpc),
     v.ef_search,
     wanted,
-    by_index[1],
+    -- In the one plan for all, filters that are not given would still be taken to leave hardly a row.
+    case when filters = '' then array_to_string(pass, '')
+         else format(E'if _unfiltered then\n    %s\n    else\n    %s\n    end if;', array_to_string(pass, ''), array_to_string(pass, filters)) end,
     selected,
     reembed.distance_to_query(v),
     rows_with_vectors,
-    reembed.filter_conditions(c, rpc, 't'),
-    by_index[2],
+    filters,
     c.source_table,
     reembed.exact_rows(v),
     one_by_one[1],
     reembed.vector_of(v),
-    one_by_one[2]);
+    one_by_one[2],
+    case when is_joined then E'\n  _setting := set_config(''enable_material'', case when _unfiltered then ''off'' else ''on'' end, true);' else '' end,
+    case when is_joined then E'\n  _setting := set_config(''enable_material'', ''on'', true);' else '' end,
+    case when is_joined then E'\n    _setting := set_config(''enable_hashjoin'', ''off'', true);\n    _setting := set_config(''enable_mergejoin'', ''off'', true);' else '' end,
+    case when is_joined then E'\n    _setting := set_config(''enable_hashjoin'', ''on'', true);\n    _setting := set_config(''enable_mergejoin'', ''on'', true);' else '' end);
 end
 $$;
 comment on function reembed.search_steps(reembed.versions, name, text, text, text[], text[]) is
@@ -213,12 +221,14 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function reembed.search_variables(reembed.versions) is 'SQL text of the declarations that search_steps and query_assignment need, in a block labelled own.';
 
-create function reembed.search_settings(s reembed.spaces) returns text
+create function reembed.search_settings(v reembed.versions) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
   select format('set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set cpu_operator_cost = %s set jit = off
-  set enable_sort = on set enable_hashjoin = on set enable_mergejoin = on', reembed.distance_cost(s))
+  set enable_sort = on%s', reembed.distance_cost(s),
+                case when reembed.stands_in_source(v) then '' else ' set enable_hashjoin = on set enable_mergejoin = on set enable_material = on' end)
+    from reembed.spaces s where s.id = v.space_id
 $$;
-comment on function reembed.search_settings(reembed.spaces) is 'SQL text of the settings of an RPC that takes search_steps: what these change is as it was when the RPC ends.';
+comment on function reembed.search_settings(reembed.versions) is 'SQL text of the settings of an RPC that takes search_steps: what these change is as it was when the RPC ends.';
 
 create function reembed.key_arrays(c reembed.collections, prefix text) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
@@ -308,7 +318,7 @@ $sql$,
     reembed.public_types(c),
     reembed.embedding_hint(s),
     reembed.query_vector_checks(v, v.match_function),
-    reembed.search_settings(s),
+    reembed.search_settings(v),
     format('Rows of %s nearest to query_embedding (%s, %s dimensions), best first; similarity = 1 - cosine distance. RLS decides what the caller sees. Errors: RE001 wrong width, RE002 wrong or unnamed space, RE003 null or zero vector, RE004 match_count or match_threshold out of range.',
            c.name, s.id, s.dimensions),
     reembed.search_variables(v),

@@ -209,8 +209,9 @@ begin
        order by _score desc, _nearness, %18$s
        limit %1$I.match_count
     )
-    select %21$s, 1 - nullif(%14$s, 'NaN'), n._score
-      from fused n join %22$s t on %23$s%24$s
+    select %21$s, 1 - nullif(t._distance, 'NaN'), n._score
+      -- Looked up a row at a time (offset 0): a policy that leaves an average caller hardly a row would make the planner read all that this one sees.
+      from fused n cross join lateral (select %21$s, %14$s as _distance from %22$s t%24$s where %23$s offset 0) t
      order by n._score desc, n._nearness, %18$s;%25$s
 end
 $body$;
@@ -222,7 +223,7 @@ $sql$,
     (select string_agg(format(E'  %I double precision default 1,\n', w), '' order by n) from unnest(weights) with ordinality u(w, n)),
     reembed.filter_parameters(c),
     reembed.public_types(c),
-    reembed.search_settings(s),
+    reembed.search_settings(v),
     words.declared || spelling.declared,
     reembed.query_vector_checks(v, v.hybrid_function),
     (select string_agg(format('%I between 0 and 1000', w), ' and ' order by n) from unnest(weights) with ordinality u(w, n)),

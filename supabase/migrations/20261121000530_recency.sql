@@ -79,7 +79,7 @@ begin
       -- exp below e^-700 would be an underflow.
       select %12$s, 1 - n._distance as _similarity,
              case when x._at is null then 0 else exp(-least(700, ln(2::double precision) * greatest(0, extract(epoch from now() - x._at)::double precision) / 86400 / %1$I.half_life_days)) end as _recency
-        -- Looked up a row at a time (offset 0): a join would be planned by what nobody knows, how many rows the index gives.
+        -- Looked up a row at a time (offset 0), here and below: a join would be planned by what nobody knows, how many rows the index gives and how many the caller sees.
         from %10$s cross join lateral (select %11$s as _at from %13$s where %14$s offset 0) x
        where %1$I.match_threshold is null or 1 - n._distance > %1$I.match_threshold
     ), best as (
@@ -87,7 +87,7 @@ begin
         from aged n order by _score desc, n._similarity desc, %12$s limit %1$I.match_count
     )
     select %15$s, n._similarity, n._recency, n._score
-      from best n join %13$s t on %16$s
+      from best n cross join lateral (select %15$s from %13$s t where %16$s offset 0) t
      order by n._score desc, n._similarity desc, %12$s;
 end
 $body$;
@@ -98,7 +98,7 @@ $sql$,
     v.recent_function,
     reembed.filter_parameters(c),
     reembed.public_types(c),
-    reembed.search_settings(s),
+    reembed.search_settings(v),
     reembed.embedding_hint(s),
     reembed.query_vector_checks(v, v.recent_function),
     reembed.nearest_variables(v),
