@@ -247,7 +247,8 @@ describePostgres("the shop", () => {
     await client.query(
       `insert into public.image_embeddings (image_id, product_id, image_embedding)
        select 10000 + n, 500, vector::extensions.vector from unnest($1::text[]) with ordinality g(vector, n)`,
-      [Array.from({ length: 200 }, (_, n) => near(n))],
+      // The last one is the nearest.
+      [Array.from({ length: 200 }, (_, n) => near(199 - n))],
     );
     await client.query(
       `insert into public.image_embeddings (image_id, product_id, image_embedding)
@@ -260,7 +261,7 @@ describePostgres("the shop", () => {
       ]),
     );
     expect(rows.map(({ product_id }) => product_id)).toEqual([500, 501, 502, 503, 504]);
-    expect(rows[0].image_id).toBe(10001);
+    expect(rows[0].image_id).toBe(10200);
     await expect(
       client.query("select * from public.match_products($1, match_count => 101)", [near(0)]),
     ).rejects.toMatchObject({ code: "RE004" });

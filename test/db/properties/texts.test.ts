@@ -75,9 +75,10 @@ describePostgres("SQL and TypeScript", () => {
     "route a caller by its place and the share, and a named version to itself",
     fc.asyncProperty(
       fc.integer({ min: 0, max: 100 }),
-      fc.option(fc.integer({ min: 0, max: 99 })),
+      fc.option(fc.oneof(fc.integer({ min: 0, max: 99 }), fc.constant("at the share"))),
       fc.option(fc.integer({ min: 1, max: 2 })),
-      async (percent, bucket, named) => {
+      async (percent, place, named) => {
+        const bucket = typeof place === "string" ? Math.min(99, percent) : place;
         await client.query("select reembed.set_traffic('notes', 2, $1)", [percent]);
         const { rows } = await client.query<{ route: { version: number; space: string; active: boolean } }>(
           "select public.embedding_route('notes', $1, $2) as route",
