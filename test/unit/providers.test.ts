@@ -2,7 +2,12 @@ import { spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { checkVectors, type Embedder, type Space } from "../../supabase/functions/_shared/embedder.ts";
+import {
+  checkVectors,
+  type Embedder,
+  makeInputEmbedder,
+  type Space,
+} from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import {
   faultOfAnswer,
@@ -119,6 +124,18 @@ describe("the openai provider", () => {
     expect(await vectors(prefixed, "text", "document")).toEqual(
       await vectors(plain, "passage: text", "document"),
     );
+  });
+
+  test("puts none before a reference to an image", async () => {
+    const sent: unknown[] = [];
+    const space = { ...SMALL, image_tokens: 120, query_prefix: "query: ", document_prefix: "passage: " };
+    const images = makeInputEmbedder(space, async (inputs) => {
+      sent.push(...inputs);
+      return { vectors: inputs.map(() => Array(space.dimensions).fill(1)), usage: { tokens: 1 } };
+    });
+    await images.embed(["photo.png"], { purpose: "document" });
+    await images.embed(["a ring"], { purpose: "query" });
+    expect(sent).toEqual(["photo.png", "query: a ring"]);
   });
 
   test("sends nothing for no inputs, nor for a signal that is aborted already", async () => {

@@ -257,6 +257,15 @@ describe("a fragment", () => {
     expect(main('<h2><a name="old">T</a></h2>x')[0]?.url).toBe(`${PAGE}#old`);
     expect(main('<h2><span id="wiki">T</span></h2>x')[0]?.url).toBe(`${PAGE}#wiki`);
     expect(main('<p id="old">p</p><h2><a name="old">T</a></h2>x')[1]?.url).toBe(PAGE);
+    // No browser goes to the name of anything else.
+    expect(main('<p><input name="old">p</p><h2><a name="old">T</a></h2>x')[1]?.url).toBe(`${PAGE}#old`);
+    expect(main('<h2 name="old">T</h2>x')[0]?.url).toBe(PAGE);
+  });
+
+  test("is none where it would lead to an id that is written as the other one is encoded", () => {
+    const urls = main('<h2 id="a%20b">Encoded</h2>x<h2 id="a b">Spaced</h2>y').map(({ url }) => url);
+    expect(urls).toEqual([`${PAGE}#a%2520b`, PAGE]);
+    expect(main('<h2 id="a b">Spaced</h2>y')[0]?.url).toBe(`${PAGE}#a%20b`);
   });
 
   test("replaces the one of the given url, whose query stays", () => {

@@ -9,6 +9,8 @@ import {
 import {
   attribute,
   type Element,
+  headingLevel,
+  parentElement,
   parsePage,
   walk,
 } from "../../../supabase/functions/_shared/sections/html-tree.ts";
@@ -78,17 +80,40 @@ function indicated(page: string, fragment: string): Element | undefined {
   return find(fragment) ?? find(decodeURIComponent(fragment));
 }
 
+function textOf(element: Element): string {
+  let text = "";
+  walk(element, {
+    enter: () => true,
+    text: (part) => {
+      text += part;
+    },
+  });
+  return text;
+}
+
+function isWithinHeading(element: Element): boolean {
+  const parent = parentElement(element);
+  return parent !== null && (headingLevel(parent) !== null || isWithinHeading(parent));
+}
+
+/** Letters and digits alone: how white space and invisible characters are written is another matter. */
+const plain = (text: string) => text.replace(/[^\p{L}\p{N}]+/gu, "");
+
 describe("a page's sections", () => {
   // A citation that leads to another place is worse than one that leads to the page.
   holds(
     "have a fragment only where a browser finds an element for it, and no two the same one",
     fc.property(html, (page) => {
       const fragments: string[] = [];
-      for (const { url, part } of extractSections(page, PAGE, { maxCharacters: MOST })) {
+      for (const { url, part, title } of extractSections(page, PAGE, { maxCharacters: MOST })) {
         const [base, fragment] = url.split("#", 2);
         expect(base).toBe(PAGE);
         if (fragment === undefined) continue;
-        expect(indicated(page, fragment)).toBeDefined();
+        const element = indicated(page, fragment);
+        expect(element).toBeDefined();
+        // It is the section's own: its heading stands in it, or it is a mark in the heading.
+        if (element !== undefined && !isWithinHeading(element))
+          expect(plain(textOf(element))).toContain(plain(title));
         if (part === 0) fragments.push(fragment);
       }
       expect(new Set(fragments).size).toBe(fragments.length);
