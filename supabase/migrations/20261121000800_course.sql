@@ -77,7 +77,6 @@ revoke execute on function reembed.course_content_input(public.course_content) f
 
 do $$
 declare
-  small constant int := 10000;
   -- Cut, because a tsvector holds at most 1 MB: a longer text must not fail the app's own write.
   words constant text := $words$setweight(to_tsvector('english', left(coalesce(title, ''), 1000)), 'A') || setweight(to_tsvector('english', left(coalesce(content, ''), 200000)), 'B')$words$;
   old_width int;
@@ -86,10 +85,6 @@ declare
   row_total bigint;
   has_vectors boolean;
   is_adopted boolean;
-  v1 int;
-  v2 int;
-  step jsonb;
-  old_index record;
 begin
   select a.atttypmod into old_width from pg_catalog.pg_attribute a
    where a.attrelid = 'public.course_content'::regclass and a.attname = 'embedding';
@@ -106,24 +101,14 @@ begin
   perform reembed.add_collection('course_content', 'public.course_content',
     public_columns => array['id', 'title', 'content', 'url', 'content_type'],
     filter_columns => array['content_type', 'part_id', 'module_id']);
-  v1 := reembed.add_version('course_content', old_space, 'embedding', 'reembed.course_content_input', match_threshold => 0.5, takes_unnamed => is_adopted);
-  v2 := reembed.add_version('course_content', new_space, 'embedding_1536', 'reembed.course_content_input');
+  perform reembed.add_version('course_content', old_space, 'embedding', 'reembed.course_content_input', match_threshold => 0.5, takes_unnamed => is_adopted);
+  perform reembed.add_version('course_content', new_space, 'embedding_1536', 'reembed.course_content_input');
   if old_space like 'external/%' then
     perform reembed.pause_space(old_space, 'these vectors were brought from elsewhere: no provider here can make more of them');
   end if;
 
-  if row_total <= small then
-    for version in 1..2 loop
-      -- It may stand already, under another name.
-      if not reembed.has_index(reembed.version_numbered('course_content', version)) then
-        execute reembed.index_sql('course_content', version, build_concurrently => false);
-      end if;
-    end loop;
-    for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
-                       join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
-                      where i.indrelid = 'public.course_content'::regclass and m.amname = 'ivfflat' loop
-      execute format('drop index %s', old_index.name);
-    end loop;
+  if row_total <= reembed.rows_at_once() then
+    perform reembed.index_at_once('course_content');
     execute format('create index if not exists course_content_words_idx on public.course_content using gin ((%s))', words);
     perform reembed.set_lexical_search('course_content', words, 'english');
   else
@@ -132,13 +117,7 @@ begin
       words, quote_literal(words);
   end if;
 
-  perform reembed.start_loading('course_content', 1);
-  perform reembed.adopt_vectors(v1);
-  loop
-    step := reembed.enqueue_missing(v1, step ->> 'last');
-    exit when step ->> 'last' is null;
-  end loop;
-  perform reembed.finish_enqueueing('course_content', 1);
+  perform reembed.load_at_once('course_content');
   perform reembed.advance('course_content', 1);
 end
 $$;

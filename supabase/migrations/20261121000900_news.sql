@@ -124,16 +124,13 @@ comment on function reembed.fill_article_facts(text, int) is
 
 do $$
 declare
-  small constant int := 10000;
+  small constant int := reembed.rows_at_once();
   -- Cut, because a tsvector holds at most 1 MB: a longer text must not fail the app's own write. The configuration stems Latin words in English.
   words constant text := $words$to_tsvector('russian', left(coalesce(text, ''), 200000))$words$;
   age constant text := $age$(select a.published_at from public.articles a where a.id = article_chunks.article_id)$age$;
   is_small boolean;
   old_space text;
   new_space text;
-  v1 int;
-  step jsonb;
-  busy text;
 begin
   select count(*) <= small into is_small from (select from public.article_chunks limit small + 1) few;
   old_space := reembed.add_space('ollama', 'embeddinggemma', 768, max_input_tokens => 2048,
@@ -141,7 +138,7 @@ begin
   new_space := reembed.add_space('openai', 'text-embedding-3-large', 3072, 0.13, 0.25);
   perform reembed.add_collection('article_chunks', 'public.article_chunks',
     public_columns => array['id', 'article_id', 'chunk_index', 'text', 'title', 'url'], filter_columns => array['article_id']);
-  v1 := reembed.add_version('article_chunks', old_space, 'embedding_vector', 'reembed.article_chunks_input', adopts => true);
+  perform reembed.add_version('article_chunks', old_space, 'embedding_vector', 'reembed.article_chunks_input', adopts => true);
   perform reembed.add_version('article_chunks', new_space, 'embedding_3072', 'reembed.article_chunks_input');
   perform reembed.set_text_column('article_chunks', 1, 'embedding');
   perform reembed.set_recency('article_chunks', age);
@@ -163,21 +160,8 @@ begin
   execute format('create index if not exists article_chunks_words_idx on public.article_chunks using gin ((%s))', words);
   perform reembed.set_lexical_search('article_chunks', words, 'russian');
   perform reembed.fill_article_facts(max_rows => small);
-  perform reembed.start_loading('article_chunks', 1);
-  loop
-    step := reembed.enqueue_missing(v1, step ->> 'last');
-    for busy in select jsonb_array_elements_text(step -> 'busy') loop
-      perform reembed.enqueue_row(v1, busy);
-    end loop;
-    exit when step ->> 'last' is null;
-  end loop;
-  perform reembed.finish_enqueueing('article_chunks', 1);
-  for version in 1..2 loop
-    -- It may stand already, under another name.
-    if not reembed.has_index(reembed.version_numbered('article_chunks', version)) then
-      execute reembed.index_sql('article_chunks', version, build_concurrently => false);
-    end if;
-  end loop;
+  perform reembed.load_at_once('article_chunks');
+  perform reembed.index_at_once('article_chunks');
   perform reembed.advance('article_chunks', 1);
 end
 $$;

@@ -141,7 +141,6 @@ comment on function reembed.lexicon_input(public.lexicon) is 'The text of an ent
 
 do $$
 declare
-  small constant int := 10000;
   source record;
   old_width int;
   old_space text;
@@ -149,9 +148,6 @@ declare
   row_total bigint;
   has_vectors boolean;
   is_adopted boolean;
-  v1 int;
-  step jsonb;
-  old_index record;
   statement text;
 begin
   new_space := reembed.add_space('openai', 'text-embedding-3-small', 1536, 0.02, 0.25);
@@ -176,24 +172,14 @@ begin
       when has_vectors or old_width <> 384 then reembed.add_space('external', 'sentence-transformers', old_width, 0, 0.5)
       else reembed.add_space('supabase', 'gte-small', 384, 0, 0.75, 512) end;
     perform reembed.add_collection(source.name, format('public.%I', source.name)::regclass, source.public_columns::name[], source.filter_columns::name[]);
-    v1 := reembed.add_version(source.name, old_space, 'embedding', format('reembed.%s_input', source.name), match_threshold => 0.5, takes_unnamed => is_adopted);
+    perform reembed.add_version(source.name, old_space, 'embedding', format('reembed.%s_input', source.name), match_threshold => 0.5, takes_unnamed => is_adopted);
     perform reembed.add_version(source.name, new_space, 'embedding_1536', format('reembed.%s_input', source.name));
     if old_space like 'external/%' then
       perform reembed.pause_space(old_space, 'these vectors were brought from elsewhere: no provider here can make more of them');
     end if;
 
-    if row_total <= small then
-      for version in 1..2 loop
-        -- It may stand already, under another name.
-        if not reembed.has_index(reembed.version_numbered(source.name, version)) then
-          execute reembed.index_sql(source.name, version, build_concurrently => false);
-        end if;
-      end loop;
-      for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
-                         join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
-                        where i.indrelid = format('public.%I', source.name)::regclass and m.amname = 'ivfflat' loop
-        execute format('drop index %s', old_index.name);
-      end loop;
+    if row_total <= reembed.rows_at_once() then
+      perform reembed.index_at_once(source.name);
       execute format('create index if not exists %I on public.%I using gin ((%s))', source.name || '_words_idx', source.name, source.words);
       execute format('create index if not exists %I on public.%I using gin (public.fold_spelling((%s)) %I.gin_trgm_ops)',
                      source.name || '_spelling_idx', source.name, source.spelling, reembed.extension_schema('pg_trgm'));
@@ -211,14 +197,7 @@ begin
       end loop;
     end if;
 
-    perform reembed.start_loading(source.name, 1);
-    perform reembed.adopt_vectors(v1);
-    step := null;
-    loop
-      step := reembed.enqueue_missing(v1, step ->> 'last');
-      exit when step ->> 'last' is null;
-    end loop;
-    perform reembed.finish_enqueueing(source.name, 1);
+    perform reembed.load_at_once(source.name);
     perform reembed.advance(source.name, 1);
   end loop;
 end

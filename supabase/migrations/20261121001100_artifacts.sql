@@ -217,13 +217,10 @@ $$;
 
 do $$
 declare
-  small constant int := 10000;
   small_space constant text := reembed.add_space('openai', 'text-embedding-3-small', 1536, 0.02, 0.25);
   large_space constant text := reembed.add_space('openai', 'text-embedding-3-large', 3072, 0.13, 0.25);
   kind record;
-  v reembed.versions;
   wide record;
-  step jsonb;
   row_total bigint;
 begin
   select count(*) into row_total from public.artifacts;
@@ -252,18 +249,11 @@ begin
         vector_table => format('public.%I', kind.vectors || '_' || wide.dimensions)::regclass, vector_key => array[kind.key]::name[]);
       update reembed.versions x set keeps_provenance = true where x.vector_table = format('public.%I', kind.vectors || '_' || wide.dimensions)::regclass;
       -- Nothing stands in it yet: built now, it grows with the rows. A table that is adopted with many gets its own after the load.
-      if row_total <= small then
+      if row_total <= reembed.rows_at_once() then
         execute reembed.index_sql(kind.collection, case wide.dimensions when 1536 then 1 else 2 end, build_concurrently => false);
       end if;
     end loop;
-    perform reembed.start_loading(kind.collection, 1);
-    v := reembed.version_numbered(kind.collection, 1);
-    step := null;
-    loop
-      step := reembed.enqueue_missing(v.id, step ->> 'last');
-      exit when step ->> 'last' is null;
-    end loop;
-    perform reembed.finish_enqueueing(kind.collection, 1);
+    perform reembed.load_at_once(kind.collection);
     perform reembed.advance(kind.collection, 1);
   end loop;
 end

@@ -176,11 +176,7 @@ revoke execute on function reembed.fill_image_embedding(), reembed.product_image
 
 do $$
 declare
-  small constant int := 10000;
   row_total bigint;
-  old_index record;
-  v1 int;
-  step jsonb;
 begin
   select count(*) into row_total from public.product_images;
   -- A text takes at most 77 tokens; a picture is cut to one size, whatever it has.
@@ -189,24 +185,15 @@ begin
     public_columns => array['id', 'product_id', 'column_number', 'image_url', 'image_filename'],
     filter_columns => array['product_id']);
   perform reembed.set_backfill_rank('product_images', 'reembed.product_image_rank');
-  v1 := reembed.add_version('product_images', 'clip/clip-ViT-B-32@512', 'image_embedding', 'reembed.product_image_input',
+  perform reembed.add_version('product_images', 'clip/clip-ViT-B-32@512', 'image_embedding', 'reembed.product_image_input',
     vector_table => 'public.image_embeddings', vector_key => array['image_id']);
   -- What is embedded here is the description; an image is taken for as many tokens as one has.
   perform reembed.add_space('described', 'gpt-4.1-mini+text-embedding-3-small', 1536, 0.02, 0.25, image_tokens => 120);
   perform reembed.add_version('product_images', 'described/gpt-4.1-mini+text-embedding-3-small@1536', 'embedding_1536', 'reembed.product_image_input',
     vector_table => 'public.image_embeddings_1536', vector_key => array['image_id']);
 
-  if row_total <= small then
-    for version in 1..2 loop
-      if not reembed.has_index(reembed.version_numbered('product_images', version)) then
-        execute reembed.index_sql('product_images', version, build_concurrently => false);
-      end if;
-    end loop;
-    for old_index in select x.oid::regclass as name from pg_catalog.pg_index i
-                       join pg_catalog.pg_class x on x.oid = i.indexrelid join pg_catalog.pg_am m on m.oid = x.relam
-                      where i.indrelid = 'public.image_embeddings'::regclass and m.amname = 'ivfflat' loop
-      execute format('drop index %s', old_index.name);
-    end loop;
+  if row_total <= reembed.rows_at_once() then
+    perform reembed.index_at_once('product_images');
   else
     raise notice 'image_embeddings is large: build its index with: reembed index --collection product_images';
   end if;
@@ -215,13 +202,7 @@ begin
   if row_total > 0 then
     perform reembed.pause_space('clip/clip-ViT-B-32@512', 'no CLIP server has been named yet: set CLIP_BASE_URL, then: reembed resume clip/clip-ViT-B-32@512');
   end if;
-  perform reembed.start_loading('product_images', 1);
-  perform reembed.adopt_vectors(v1);
-  loop
-    step := reembed.enqueue_missing(v1, step ->> 'last');
-    exit when step ->> 'last' is null;
-  end loop;
-  perform reembed.finish_enqueueing('product_images', 1);
+  perform reembed.load_at_once('product_images');
   perform reembed.advance('product_images', 1);
 end
 $$;

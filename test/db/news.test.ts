@@ -54,8 +54,18 @@ describePostgres("an archive that is there", () => {
       await client.query(archive(idType));
       const vectors = await fill(client);
       const before = await snapshot(client);
+      await client.query(
+        "create index on article_chunks using ivfflat (embedding_vector extensions.vector_cosine_ops) with (lists = 1)",
+      );
       await applyMigrations(client);
       expect(await snapshot(client)).toEqual(before);
+      expect(
+        await one(
+          client,
+          `select jsonb_agg(distinct m.amname) as value from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+            where i.indrelid = 'public.article_chunks'::regclass and m.amname in ('hnsw', 'ivfflat')`,
+        ),
+      ).toEqual(["hnsw"]);
       expect(
         await one(
           client,
