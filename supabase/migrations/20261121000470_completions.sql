@@ -26,6 +26,7 @@ create table reembed.completions (
   model_id text not null references reembed.completion_models (id),
   purpose text not null check (purpose ~ '^[a-z][a-z_]{0,39}$'),
   collection text,
+  is_move boolean not null default false,
   state text not null check (state in ('reserved', 'settled', 'lost')),
   outcome text,
   input_tokens bigint not null check (input_tokens >= 0),
@@ -39,6 +40,8 @@ comment on table reembed.completions is
   'The ledger of language models: a row a request, also of one that failed. Reserved with an estimate, then settled with the provider''s own count; lost, by estimate, when its answer broke off or never came back.';
 comment on column reembed.completions.purpose is 'What it was for, in a word: answer, describe, ...';
 comment on column reembed.completions.collection is 'Whose budget paid; null: that of queries.';
+comment on column reembed.completions.is_move is
+  'Asked while a version of the collection was loading: what is written about its rows then counts as part of the move, also where an edit asked for it.';
 comment on column reembed.completions.lease_until is 'Until when it may be settled as it was reserved; null once it is settled.';
 create index completions_reserved_idx on reembed.completions (lease_until) where state = 'reserved';
 create index completions_at_idx on reembed.completions (at);
@@ -109,6 +112,8 @@ declare
   m reembed.completion_models;
   output_limit int;
   cost numeric;
+  is_move constant boolean := exists (select from reembed.versions v join reembed.collections c on c.id = v.collection_id
+                                       where c.name = begin_completion.collection and reembed.is_moving(v));
   seconds double precision;
   refusal jsonb;
   ticket bigint;
@@ -141,21 +146,21 @@ begin
   output_limit := least(max_output_tokens, m.max_output_tokens);
   cost := reembed.completion_cost(m, input_tokens, output_limit);
   if cost > 0 then
-    refusal := reembed.reserve(reembed.completion_scopes(begin_completion.collection), cost);
+    refusal := reembed.reserve(reembed.completion_scopes(begin_completion.collection), cost, is_move);
     if refusal is not null then
       return jsonb_build_object('refused', 'budget',
         'retry_seconds', greatest(1, extract(epoch from (refusal ->> 'renews_at')::timestamptz - clock_timestamp())::double precision));
     end if;
   end if;
-  insert into reembed.completions as l (model_id, purpose, collection, state, input_tokens, output_tokens, cost_usd, lease_until)
-  values (m.id, begin_completion.purpose, begin_completion.collection, 'reserved', begin_completion.input_tokens, output_limit, cost,
+  insert into reembed.completions as l (model_id, purpose, collection, is_move, state, input_tokens, output_tokens, cost_usd, lease_until)
+  values (m.id, begin_completion.purpose, begin_completion.collection, is_move, 'reserved', begin_completion.input_tokens, output_limit, cost,
           clock_timestamp() + make_interval(secs => lease_seconds))
   returning l.id into ticket;
   return jsonb_build_object('ticket', ticket, 'max_output_tokens', output_limit);
 end
 $$;
 comment on function reembed.begin_completion(text, text, int, int, text, text, int) is
-  'Before a language model is asked. input_tokens: an estimate; max_output_tokens: the most it may write; both are reserved. collection: whose budget pays, null for that of queries; caller_hash: SHA-256 in hex, null for who has no rate. Returns { ticket: ask, then end_completion; max_output_tokens: no more than the model writes } or { refused: rate | budget, retry_seconds } or { refused: model, where it is unknown }. RE004, RE005 on bad arguments.';
+  'Before a language model is asked. input_tokens: an estimate; max_output_tokens: the most it may write; both are reserved. collection: whose budget pays, that of its move too while a version of it is loading, null for that of queries; caller_hash: SHA-256 in hex, null for who has no rate. Returns { ticket: ask, then end_completion; max_output_tokens: no more than the model writes } or { refused: rate | budget, retry_seconds } or { refused: model, where it is unknown }. RE004, RE005 on bad arguments.';
 
 create function reembed.end_completion(ticket bigint, input_tokens int, output_tokens int, latency_ms int, outcome text, state text default 'settled') returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
@@ -179,7 +184,7 @@ begin
    where l.id = reservation.id;
   -- Budgets last: whoever holds one waits for nothing any more.
   if reservation.cost_usd > 0 or cost > 0 then
-    perform reembed.spend(reembed.completion_scopes(reservation.collection), reservation.at, reservation.cost_usd, cost);
+    perform reembed.spend(reembed.completion_scopes(reservation.collection), reservation.at, reservation.cost_usd, cost, reservation.is_move);
   end if;
 end
 $$;

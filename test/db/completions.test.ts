@@ -81,8 +81,8 @@ describePostgres("completions", () => {
         "select scope, spent_usd::float8 as spent, reserved_usd::float8 as reserved from reembed.budgets order by 1",
       )
     ).rows;
-  const setBudget = (scope: string, dollars: number) =>
-    client.query("select reembed.set_budget($1, 'day', $2)", [scope, dollars]);
+  const setBudget = (scope: string, dollars: number, period = "day") =>
+    client.query("select reembed.set_budget($1, $2, $3)", [scope, period, dollars]);
 
   describe("the ledger", () => {
     test("reserves the estimate and the most that may come, and settles what the provider counted", async () => {
@@ -137,6 +137,30 @@ describePostgres("completions", () => {
       expect(await budgets()).toEqual([{ scope: "all", spent: 0, reserved: 20 }]);
       await end(ticket);
       expect(await budgets()).toEqual([{ scope: "all", spent: 9, reserved: 10 }]);
+    });
+
+    test("what is written about rows while a version loads counts as part of the move", async () => {
+      await setBudget(collection, 25, "move");
+      const first = await begin({ purpose: "describe", collection });
+      expect(await budgets()).toEqual([{ scope: collection, spent: 0, reserved: 10 }]);
+      await end(first.ticket);
+      expect(await budgets()).toEqual([{ scope: collection, spent: 9, reserved: 0 }]);
+      const second = await begin({ purpose: "describe", collection });
+      expect(await begin({ purpose: "describe", collection })).toMatchObject({ refused: "budget" });
+      // What answers a caller is part of no move.
+      expect(await begin()).toHaveProperty("ticket");
+      expect(await budgets()).toEqual([{ scope: collection, spent: 9, reserved: 10 }]);
+
+      await client.query("begin");
+      await client.query(
+        "update reembed.versions v set state = 'ready' from reembed.collections c where c.id = v.collection_id and c.name = $1",
+        [collection],
+      );
+      // It has become ready meanwhile: what was bought for the move stays its cost, and more is none of it.
+      await end(second.ticket);
+      await end((await begin({ purpose: "describe", collection })).ticket);
+      expect(await budgets()).toEqual([{ scope: collection, spent: 18, reserved: 0 }]);
+      await client.query("rollback");
     });
 
     test("a model writes no more than it can", async () => {
