@@ -69,6 +69,13 @@ $$;
 comment on function reembed.rate_refusal(text, double precision) is
   'What a claim returns when the space has no room. The wait is scattered by a quarter, so that those who wait do not return at once.';
 
+create function reembed.bucket_left(per_minute double precision, told_per_minute double precision, told_left double precision, seconds double precision) returns double precision
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select case when told_per_minute = per_minute then least(per_minute, told_left + seconds * per_minute / 60) end
+$$;
+comment on function reembed.bucket_left(double precision, double precision, double precision, double precision) is
+  'The most that a bucket of per_minute a minute holds now, by a figure of so many seconds ago; null where the figure is of another limit.';
+
 create function reembed.note_answer(space_id text, asked_at timestamptz, answer jsonb) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
@@ -94,12 +101,25 @@ begin
            max_in_flight = least(64, s.max_in_flight + 1 / s.max_in_flight)
      where s.id = note_answer.space_id;
   end if;
-  update reembed.spaces s
-     set rate_seen_at = seen_at,
-         tokens_per_minute = (answer ->> 'tokens_per_minute')::double precision, tokens_left = (answer ->> 'tokens_left')::double precision,
-         requests_per_minute = (answer ->> 'requests_per_minute')::double precision, requests_left = (answer ->> 'requests_left')::double precision
-   where s.id = note_answer.space_id and (s.rate_seen_at is null or s.rate_seen_at < seen_at)
-     and answer ?| array['tokens_per_minute', 'requests_per_minute'];
+  if answer ?| array['tokens_per_minute', 'requests_per_minute'] then
+    -- Answers are noted in another order than the provider gave them in, and an older figure does not know of what was taken since. So each is a bound for ever: a bucket
+    -- never holds more than any figure of it and what has flowed in since, and the lowest of them counts.
+    update reembed.spaces s
+       set rate_seen_at = at, tokens_per_minute = kept.tokens_per_minute, requests_per_minute = kept.requests_per_minute,
+           tokens_left = least(reembed.bucket_left(kept.tokens_per_minute, told.tokens_per_minute, told.tokens_left, kept.age),
+                               reembed.bucket_left(kept.tokens_per_minute, s.tokens_per_minute, s.tokens_left, kept.age_before)),
+           requests_left = least(reembed.bucket_left(kept.requests_per_minute, told.requests_per_minute, told.requests_left, kept.age),
+                                 reembed.bucket_left(kept.requests_per_minute, s.requests_per_minute, s.requests_left, kept.age_before))
+      from reembed.spaces x,
+           jsonb_to_record(answer) told(tokens_per_minute double precision, tokens_left double precision, requests_per_minute double precision, requests_left double precision),
+           -- What the newer of the two says is the limit. One from after now is from before the clock was set back.
+           lateral (select case when d.is_late then x.tokens_per_minute else told.tokens_per_minute end as tokens_per_minute,
+                           case when d.is_late then x.requests_per_minute else told.requests_per_minute end as requests_per_minute,
+                           extract(epoch from at - seen_at)::double precision as age,
+                           case when x.rate_seen_at <= at then extract(epoch from at - x.rate_seen_at)::double precision end as age_before
+                      from (select x.rate_seen_at > seen_at and x.rate_seen_at <= at as is_late) d) kept
+     where s.id = note_answer.space_id and x.id = s.id;
+  end if;
 end
 $$;
 comment on function reembed.note_answer(text, timestamptz, jsonb) is

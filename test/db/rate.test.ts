@@ -40,6 +40,22 @@ describePostgres("the rate of a space", () => {
 
   const claim = async (maxRows = 1): Promise<Given> =>
     (await client.query(`select reembed.claim('notes', 1, $1) as given`, [maxRows])).rows[0].given;
+  /** A claim that no figure holds back. */
+  const claimAnyway = async (): Promise<Given> => {
+    const before = (
+      await client.query("select to_jsonb(s) as space from reembed.spaces s where s.id = $1", [SPACE])
+    ).rows[0].space;
+    await client.query(
+      "update reembed.spaces set waits_until = null, rate_seen_at = null, tokens_per_minute = null where id = $1",
+      [SPACE],
+    );
+    const given = await claim();
+    await client.query(
+      "update reembed.spaces set rate_seen_at = $2, tokens_per_minute = $3, tokens_left = $4 where id = $1",
+      [SPACE, before.rate_seen_at, before.tokens_per_minute, before.tokens_left],
+    );
+    return given;
+  };
   const settle = (given: Given, answer: Answer | null): Promise<unknown> =>
     client.query(`select reembed.settle($1, '[]', $2)`, [given.usage_id, answer && JSON.stringify(answer)]);
   const state = async (): Promise<{ limit: number; refusals: number; waits: number }> =>
@@ -168,6 +184,41 @@ describePostgres("the rate of a space", () => {
     await settle(second, { tokens_per_minute: 6_000, tokens_left: 6_000, age_ms: 5_000 });
     expect(await claim(20)).toMatchObject({ reason: "work" });
     expect(await claim(17)).toMatchObject({ reason: "rate" });
+  });
+
+  test.each([
+    ["noted last, as if it were newer", { left: 800, age: 0 }, { left: 6_000, age: 0 }],
+    ["noted first, as if it were newer", { left: 6_000, age: 0 }, { left: 700, age: 1_000 }],
+  ])("of two figures the lower counts: an answer that was held up is %s", async (_, earlier, later) => {
+    const [first, second] = [await claim(), await claim()];
+    const size = ({ left, age }: { left: number; age: number }) => ({
+      tokens_per_minute: 6_000,
+      tokens_left: left,
+      requests_per_minute: 600,
+      requests_left: left / 10,
+      age_ms: age,
+    });
+    await settle(first, size(earlier));
+    await settle(second, size(later));
+    // 800 tokens, and 80 requests.
+    expect(await claim(20)).toMatchObject({ reason: "work" });
+    expect(await claim(17)).toMatchObject({ reason: "rate" });
+    const { rows } = await client.query("select requests_left from reembed.spaces where id = $1", [SPACE]);
+    expect(rows[0].requests_left).toBeLessThan(90);
+    // It fills again as the provider's does.
+    await pass(60);
+    await client.query("delete from reembed.usage");
+    expect(await claim(40)).toMatchObject({ reason: "work" });
+  });
+
+  test("a figure from a clock that was set back counts at once, and so does one of another limit", async () => {
+    await settle(await claim(), { tokens_per_minute: 6_000, tokens_left: 0 });
+    await pass(-3_600);
+    await settle(await claimAnyway(), { tokens_per_minute: 6_000, tokens_left: 6_000 });
+    expect(await claim(30)).toMatchObject({ reason: "work" });
+    await settle(await claimAnyway(), { tokens_per_minute: 600, tokens_left: 30 });
+    await settle(await claimAnyway(), { tokens_per_minute: 60_000, tokens_left: 60_000 });
+    expect(await claim(30)).toMatchObject({ reason: "work" });
   });
 
   test("requests a minute are a budget too, and more than a whole minute's waits for the full one only", async () => {
