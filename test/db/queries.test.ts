@@ -84,6 +84,31 @@ describePostgres("queries", () => {
     return all.filter(({ refused }) => refused === undefined).length;
   };
 
+  describe("the ledger", () => {
+    test("grows by a row of less than 300 bytes a query, and old rows may go: budgets keep sums of their own", async () => {
+      await client.query("select reembed.set_budget('queries', 'day', 1000000)");
+      const buy = (queries: number) =>
+        client.query(
+          `select public.reembed_end_query((public.reembed_begin_query($1, h, 5) ->> 'ticket')::bigint, h, 7, 20, 'ok', 'settled', '[1,2,3]')
+             from (select encode(sha256(convert_to(n::text, 'UTF8')), 'hex') as h from generate_series(1, $2::int) n) hashes`,
+          [SPACE, queries],
+        );
+      await buy(2_000);
+      await client.query("vacuum full reembed.usage");
+      expect(await value("select count(*)::int from reembed.usage")).toBe(2_000);
+      expect(await value("select pg_total_relation_size('reembed.usage') / 2000 < 300")).toBe(true);
+      const spent = await rows("select spent_usd, reserved_usd from reembed.budgets");
+      await client.query(
+        "update reembed.usage set at = at - interval '500 days' where id in (select id from reembed.usage order by id limit 1500)",
+      );
+      await client.query(
+        "delete from reembed.usage where purpose = 'query' and state <> 'reserved' and at < now() - interval '400 days'",
+      );
+      expect(await value("select (reembed.status() -> 'queries' ->> 'requests')::int")).toBe(500);
+      expect(await rows("select spent_usd, reserved_usd from reembed.budgets")).toEqual(spent);
+    });
+  });
+
   describe("the cache", () => {
     test("answers a repeated query with the very embedding, counts the hit and writes no ledger row", async () => {
       const hash = newHash();
