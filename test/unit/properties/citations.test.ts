@@ -149,7 +149,9 @@ describe("whatever is said", () => {
       const { text: passed, cited } = pass(pieces(text, at));
       const numbersLike = (pattern: RegExp, of = passed) =>
         [...of.matchAll(pattern)].map(([, number]) => Number(number));
-      for (const number of numbersLike(/\[\s*\^?(\d+)[^\][]*\]/g)) expect([1, 2, 3]).toContain(number);
+      for (const [list] of passed.matchAll(/\[\s*\^?\d+(?:\s*[,;–-]\s*\^?\d+)*\s*(?:†[^\][]*)?\]/g))
+        for (const [number] of list.replace(/†.*/s, "").matchAll(/\d+/g))
+          expect([1, 2, 3]).toContain(Number(number));
       for (const number of numbersLike(/[[【〔]\s*(?:passage )?\s*(\d+)\s*[\]】〕]/g, asShown(passed)))
         expect([1, 2, 3]).toContain(number);
       expect([...new Set(numbersLike(/\[(\d+)\]/g))].sort()).toEqual(cited);
