@@ -249,6 +249,9 @@ function statedTokens(json: unknown): number | undefined {
     : answer.data.usage.prompt_tokens;
 }
 
+/** The bytes of the vector that is decoded: one place for all of them, because a new one each would outgrow what they become. */
+let bytes = new Uint8Array(0);
+
 /** Base64 of little-endian float32; undefined when it is not that. */
 function decodeFloat32(base64: string): number[] | undefined {
   let binary: string;
@@ -258,7 +261,7 @@ function decodeFloat32(base64: string): number[] | undefined {
     return undefined;
   }
   if (binary.length % 4 !== 0) return undefined;
-  const bytes = new Uint8Array(binary.length);
+  if (bytes.length < binary.length) bytes = new Uint8Array(binary.length);
   for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
   const view = new DataView(bytes.buffer);
   const vector = new Array<number>(binary.length / 4);
