@@ -2,6 +2,7 @@
  * A version's way from prepared to ready: make it maintained, enqueue the rows that exist, work the jobs off, build its index.
  * Each step can be repeated: running a move again goes on where the last run ended.
  */
+import { constants, setPriority } from "node:os";
 import type { Embedder, Space } from "../../supabase/functions/_shared/embedder.ts";
 import { ReembedError } from "../../supabase/functions/_shared/errors.ts";
 import type { Pace } from "../../supabase/functions/_shared/pace.ts";
@@ -106,9 +107,11 @@ export function work(
 
 /**
  * The pace of one run over this connection: as fast as the database takes vectors, sparing searches.
- * @param rate rows a second at most; undefined: no such bound
+ * @param rate rows a second at most; undefined: no such bound. Under one this process gives way to whatever runs beside it on its machine, as `nice` does: it has
+ * time, and the database may run there
  */
 export function paceOn(db: Database, signal: AbortSignal | undefined, rate?: number): Pace {
+  if (rate !== undefined) setPriority(constants.priority.PRIORITY_BELOW_NORMAL);
   return paceOf({ queue: createQueue(db.rpc, db.vectorForm) }, signal, rate);
 }
 

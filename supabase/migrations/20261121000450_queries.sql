@@ -142,13 +142,13 @@ begin
     raise exception using errcode = 'RE004', message = format('space_id %L is unknown', left(space_id, 100)), hint = 'select id from reembed.spaces lists them.';
   end if;
   if caller_hash is not null then
-    seconds := reembed.admit_caller(decode(caller_hash, 'hex'));
+    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash));
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;
   end if;
   update reembed.query_cache q set hits = q.hits + 1, used_at = clock_timestamp()
-   where q.space_id = begin_query.space_id and q.query_hash = decode(begin_query.query_hash, 'hex')
+   where q.space_id = begin_query.space_id and q.query_hash = reembed.hash_of('query_hash', begin_query.query_hash)
   returning q.embedding::text into known;
   if found then
     return jsonb_build_object('embedding', known);
@@ -186,7 +186,7 @@ begin
     perform reembed.refuse_vectors(s.id);
   end;
   insert into reembed.query_cache (space_id, query_hash, embedding)
-  select s.id, decode(end_query.query_hash, 'hex'), e.vector from (select parsed as vector) e
+  select s.id, reembed.hash_of('query_hash', end_query.query_hash), e.vector from (select parsed as vector) e
    -- What does not fit its space would fail every later search; what was paid is settled all the same.
    where extensions.vector_dims(e.vector) = s.dimensions
   on conflict on constraint query_cache_pkey do nothing;

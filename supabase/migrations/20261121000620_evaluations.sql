@@ -330,7 +330,7 @@ begin
       raise exception using errcode = 'RE004', message = case when cardinality(query_hashes) > most then format('queries: there are %s, and a caller with a rate asks %s at once at most', cardinality(query_hashes), most)
         else 'caller_hash must be a SHA-256 in hex' end, hint = 'Ask for fewer at once; the holder of a secret key has no rate.';
     end if;
-    seconds := reembed.admit_caller(decode(caller_hash, 'hex'), requests => cardinality(query_hashes));
+    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash), requests => cardinality(query_hashes));
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;

@@ -341,6 +341,9 @@ begin
   if method is null or method not in ('cosine', 'l2', 'inner_product') then
     raise exception using errcode = 'RE004', message = format('method is %L: it must be cosine, l2 or inner_product', left(method, 60)), hint = 'Between vectors of length 1, as OpenAI''s are, all three give the same order.';
   end if;
+  if match_count is null or match_count not between 1 and 1000 then
+    raise exception using errcode = 'RE004', message = format('match_count is %s: it must be between 1 and 1000', coalesce(match_count::text, 'null')), hint = 'Pass how many artifacts you want at most.';
+  end if;
   if user_only and caller is null then
     raise exception using errcode = 'RE004', message = 'user_only is true, and the caller is no user', hint = 'Send a user''s token, or user_only: false.';
   end if;

@@ -62,7 +62,7 @@ describePostgres(`every function of the API, ${CALLS} calls each, seed ${SEED}`,
     return prints;
   }
 
-  // PostgreSQL's own functions refuse one with 0A000, which is nobody's fault.
+  // PostgreSQL's own functions refuse these with codes and words that name no argument.
   test.each([
     ["reembed_order_rows('course_content', 1, array[array['a', 'b']])", /^row_ids must be a list/],
     [
@@ -77,7 +77,14 @@ describePostgres(`every function of the API, ${CALLS} calls each, seed ${SEED}`,
       "reembed_complete(1, 'test/none@16', gen_random_uuid(), array[array['a', 'b']], array[array['00', '00']], array[array['[1]', '[1]']], array[array[1, 1]])",
       /^row_ids, hashes and tokens hold a null or a list/,
     ],
-  ])("a list of lists is refused by its name: %s", async (call, message) => {
+    ["reembed_order_rows('course_content', 1, array['a'], caller_hash => 'xyz')", /^caller_hash is no hash/],
+    ["reembed_begin_query('openai/text-embedding-3-small@1536', 'xyz', 1)", /^query_hash is no hash/],
+    ["reembed_begin_description('gpt', 'xyz')", /^image_hash is no hash/],
+    [
+      "similar_artifacts(array['[1]'], match_count => -1, user_only => false)",
+      /^match_count is -1: it must be between 1 and 1000/,
+    ],
+  ])("a list of lists, a hash that is none and a count below 0 are refused by their names: %s", async (call, message) => {
     await expect(client.query(`select public.${call}`)).rejects.toMatchObject({
       code: "RE004",
       message: expect.stringMatching(message),

@@ -1,11 +1,13 @@
 /**
- * `npm run upgrade:dump -- <version>`: writes test/upgrade/<version>/dump.sql, a database of today's migrations with a move under way. Run once for each version that
- * is tagged, on its commit: test/db/upgrade.test.ts then upgrades it to whatever comes later. A dump is never written anew.
+ * `npm run upgrade:dump -- <version>`: writes test/upgrade/<version>/dump.sql, a database of today's migrations with a move under way, and the hashes of these
+ * migrations. Run once for each version that is released: test/db/upgrade.test.ts then upgrades it to whatever comes later, and test/unit/released-migrations.test.ts
+ * holds its migrations unchanged. Neither is ever written anew.
  */
 import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { MIGRATIONS_DIRECTORY } from "../../scripts/lib/migrations.ts";
 import { cloneDatabase, databaseUrl, dropDatabase, findServer } from "../../scripts/lib/test-server.ts";
+import { migrationHashes } from "../support/migration-hashes.ts";
 import { projectDump } from "../support/pg-dump.ts";
 import { beginMove } from "../support/upgrade.ts";
 
@@ -32,10 +34,11 @@ async function main(): Promise<number> {
     await beginMove(url);
     await mkdir(new URL(".", file), { recursive: true });
     await writeFile(file, await projectDump(url));
+    await writeFile(new URL("migrations.sha256", file), await migrationHashes());
   } finally {
     await dropDatabase(server, name);
   }
-  console.log(`wrote test/upgrade/${version}/dump.sql`);
+  console.log(`wrote test/upgrade/${version}/dump.sql and migrations.sha256`);
   return 0;
 }
 

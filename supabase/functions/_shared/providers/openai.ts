@@ -1,4 +1,5 @@
 /** OpenAI, and every server that speaks its embeddings API (Ollama, vLLM, infinity, ...). */
+import { Buffer } from "node:buffer";
 import OpenAI, { APIError } from "openai";
 import { z } from "zod";
 import { type Embedded, type Embedder, makeEmbedder, type Space } from "../embedder.ts";
@@ -250,21 +251,18 @@ function statedTokens(json: unknown): number | undefined {
 }
 
 /** The bytes of the vector that is decoded: one place for all of them, because a new one each would outgrow what they become. */
-let bytes = new Uint8Array(0);
+let bytes = Buffer.alloc(0);
 
 /** Base64 of little-endian float32; undefined when it is not that. */
 function decodeFloat32(base64: string): number[] | undefined {
-  let binary: string;
-  try {
-    binary = atob(base64);
-  } catch {
-    return undefined;
-  }
-  if (binary.length % 4 !== 0) return undefined;
-  if (bytes.length < binary.length) bytes = new Uint8Array(binary.length);
-  for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
-  const view = new DataView(bytes.buffer);
-  const vector = new Array<number>(binary.length / 4);
+  const padding = base64.endsWith("==") ? 2 : base64.endsWith("=") ? 1 : 0;
+  const size = Math.floor(((base64.length - padding) * 3) / 4);
+  if (size % 4 !== 0) return undefined;
+  if (bytes.length < size) bytes = Buffer.alloc(size);
+  // What is no base64 is left out, so that less comes than there should be.
+  if (bytes.write(base64, "base64") !== size) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, size);
+  const vector = new Array<number>(size / 4);
   for (let at = 0; at < vector.length; at += 1) vector[at] = view.getFloat32(at * 4, true);
   return vector;
 }
