@@ -418,7 +418,7 @@ begin
       hint = 'A job names one row: set the columns not null and give them a unique index.';
   end if;
   select u.k into unknown_column from unnest(add_collection.public_columns) u(k)
-   where u.k in ('query_embedding', 'match_threshold', 'match_count', 'query_space', 'similarity', 'found_rows', '_distance', '_query', '_unfiltered', '_scan', '_visible', '_setting')
+   where u.k in ('query_embedding', 'match_threshold', 'match_count', 'query_space', 'similarity', 'found_rows', '_distance', '_query', '_generic', '_scan', '_visible', '_setting')
       or u.k in (select 'filter_' || f from unnest(add_collection.filter_columns) f union all select 'filter_' || f || '_any' from unnest(add_collection.list_filter_columns) f)
       -- The body of a function numbers its parameters so.
       or u.k ~ '^\$\d+$'

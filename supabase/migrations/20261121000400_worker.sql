@@ -72,17 +72,6 @@ end
 $$;
 comment on function reembed.check_range(text, numeric, numeric, numeric) is 'RE004 with the argument''s name and the rule when the value is null or outside the range.';
 
-create function reembed.hash_of(argument text, digits text) returns bytea
-language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
-begin
-  if digits !~ '^([0-9A-Fa-f]{2})+$' then
-    raise exception using errcode = 'RE004', message = format('%s is no hash: it must be hexadecimal, two digits a byte', argument), hint = 'Pass a SHA-256 in hex.';
-  end if;
-  return decode(digits, 'hex');
-end
-$$;
-comment on function reembed.hash_of(text, text) is 'The bytes of a hash that is given in hex; null of null. RE004 with the argument''s name where it is none.';
-
 create function reembed.is_list(list anyarray) returns boolean language sql immutable set search_path = pg_catalog, pg_temp as $$
   select coalesce(array_ndims(list), 1) = 1 and not exists (select from unnest(list) u(element) where u.element is null)
 $$;
@@ -756,11 +745,14 @@ begin
   if row_ids is null or not reembed.is_list(row_ids) or cardinality(row_ids) not between 1 and 2048 then
     raise exception using errcode = 'RE004', message = 'row_ids must be a list of 1 to 2048 row ids without null', hint = 'Name each row by the text of its key.';
   end if;
+  if caller_hash !~ '^[0-9a-f]{64}$' then
+    raise exception using errcode = 'RE004', message = 'caller_hash must be SHA-256 in hex', hint = 'Pass 64 characters of 0-9 and a-f, or null for who has no rate.';
+  end if;
   if not v.maintained then
     perform reembed.refuse_step(v, 'order_rows', 'it is not maintained');
   end if;
   if caller_hash is not null then
-    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash));
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'));
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;

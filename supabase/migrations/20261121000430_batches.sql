@@ -165,7 +165,6 @@ declare
   texts jsonb := jsonb '[]';
   dropped text[];
 begin
-  perform reembed.check_range('max_rows', max_rows, 1, 50000);
   select * into strict v from reembed.versions x where x.id = b.version_id;
   select * into strict c from reembed.collections x where x.id = v.collection_id;
   if b.driver is distinct from batch_texts.driver or b.state <> 'gathering' then
@@ -243,7 +242,6 @@ comment on function reembed.note_batch_status(uuid, text, int, int) is 'What the
 
 create function reembed.open_batch_rows(batch_id uuid, after_row text default null, max_rows int default 5000) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select reembed.check_range('max_rows', max_rows, 1, 50000);
   select coalesce(jsonb_agg(jsonb_build_array(i.row_id, encode(i.hash, 'hex'), i.tokens) order by i.row_id), '[]')
     from (select * from reembed.batch_items x
            where x.batch_id = open_batch_rows.batch_id and x.outcome is null and (after_row is null or x.row_id > after_row)
@@ -307,7 +305,6 @@ comment on function reembed.end_batch_rows(uuid, text[], text, text, bigint[]) i
 
 create function reembed.end_rest_of_batch(batch_id uuid, outcome text, error text default null, max_rows int default 500) returns int
 language sql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-  select reembed.check_range('max_rows', max_rows, 1, 50000);
   select reembed.end_batch_rows(end_rest_of_batch.batch_id, array(
     select i.row_id from reembed.batch_items i where i.batch_id = end_rest_of_batch.batch_id and i.outcome is null order by i.row_id limit max_rows),
     end_rest_of_batch.outcome, end_rest_of_batch.error)

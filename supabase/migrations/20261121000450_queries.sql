@@ -142,13 +142,13 @@ begin
     raise exception using errcode = 'RE004', message = format('space_id %L is unknown', left(space_id, 100)), hint = 'select id from reembed.spaces lists them.';
   end if;
   if caller_hash is not null then
-    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash));
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'));
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;
   end if;
   update reembed.query_cache q set hits = q.hits + 1, used_at = clock_timestamp()
-   where q.space_id = begin_query.space_id and q.query_hash = reembed.hash_of('query_hash', begin_query.query_hash)
+   where q.space_id = begin_query.space_id and q.query_hash = decode(begin_query.query_hash, 'hex')
   returning q.embedding::text into known;
   if found then
     return jsonb_build_object('embedding', known);
@@ -179,6 +179,9 @@ declare
   s reembed.spaces;
   parsed extensions.vector;
 begin
+  if query_hash is null or query_hash !~ '^[0-9a-f]{64}$' then
+    raise exception using errcode = 'RE004', message = 'query_hash must be SHA-256 in hex', hint = 'Pass 64 characters of 0-9 and a-f.';
+  end if;
   select x.* into s from reembed.usage u join reembed.spaces x on x.id = u.space_id where u.id = end_query.ticket;
   begin
     parsed := embedding::extensions.vector;
@@ -186,7 +189,7 @@ begin
     perform reembed.refuse_vectors(s.id);
   end;
   insert into reembed.query_cache (space_id, query_hash, embedding)
-  select s.id, reembed.hash_of('query_hash', end_query.query_hash), e.vector from (select parsed as vector) e
+  select s.id, decode(end_query.query_hash, 'hex'), e.vector from (select parsed as vector) e
    -- What does not fit its space would fail every later search; what was paid is settled all the same.
    where extensions.vector_dims(e.vector) = s.dimensions
   on conflict on constraint query_cache_pkey do nothing;

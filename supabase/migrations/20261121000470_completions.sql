@@ -135,7 +135,7 @@ begin
     perform reembed.collection_named(begin_completion.collection);
   end if;
   if caller_hash is not null then
-    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash), 'completion');
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'), 'completion');
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;

@@ -33,12 +33,12 @@ begin
   end if;
   if lease_seconds is null then
     select * into d from reembed.image_descriptions x
-     where x.describer = begin_description.describer and x.image_hash = reembed.hash_of('image_hash', begin_description.image_hash) and x.description is not null;
+     where x.describer = begin_description.describer and x.image_hash = decode(begin_description.image_hash, 'hex') and x.description is not null;
     return case when found then jsonb_build_object('description', d.description) else '{}'::jsonb end;
   end if;
   perform reembed.check_range('lease_seconds', lease_seconds, 1, 3600);
   insert into reembed.image_descriptions as x (describer, image_hash, ticket, lease_until)
-  values (begin_description.describer, reembed.hash_of('image_hash', begin_description.image_hash), mine, clock_timestamp() + make_interval(secs => lease_seconds))
+  values (begin_description.describer, decode(begin_description.image_hash, 'hex'), mine, clock_timestamp() + make_interval(secs => lease_seconds))
   on conflict on constraint image_descriptions_pkey do update set ticket = excluded.ticket, lease_until = excluded.lease_until
    where x.description is null and x.lease_until < clock_timestamp()
   returning * into d;
@@ -46,7 +46,7 @@ begin
     return jsonb_build_object('ticket', mine);
   end if;
   select * into d from reembed.image_descriptions x
-   where x.describer = begin_description.describer and x.image_hash = reembed.hash_of('image_hash', begin_description.image_hash);
+   where x.describer = begin_description.describer and x.image_hash = decode(begin_description.image_hash, 'hex');
   return case when d.description is null then jsonb_build_object('busy', true) else jsonb_build_object('description', d.description) end;
 end
 $$;

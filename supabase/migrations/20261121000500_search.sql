@@ -22,7 +22,7 @@
 --   * A stored zero vector has no direction, its distance is NaN, and no index holds it: it is never returned.
 --   * In queries, parameters are named with their function: the table may have a column of the same name, which would win.
 --   * Planning costs as much as half of a search. Without filters the pass through the index is planned once in a session (a generic plan): there is one way to do
---     it. Filters, and what is counted and compared one by one, are planned each time: under a generic plan `filter is null or column = filter` reads the whole
+--     it, unless index scans are switched off to compare with an exact search. Filters, and what is counted and compared one by one, are planned each time: under a generic plan `filter is null or column = filter` reads the whole
 --     table, and what the policy leaves to one caller is no estimate for the next. An assignment sets as `perform` does, and is not planned at all.
 --   * The planner takes a distance for as cheap as comparing two numbers and does not see that wide vectors are fetched from TOAST, so it
 --     reads a table of a few thousand rows instead of its index, ten times slower. cpu_operator_cost tells it, by the width; it still
@@ -166,11 +166,11 @@ begin
                order by %s limit %s) n
        where n._distance <> 'NaN'%s$sql$, reembed.distance_to_query(v), wanted, by_index[2])];
   return format($sql$
-  _unfiltered := %1$s;
-  _setting := set_config('plan_cache_mode', case when _unfiltered then 'force_generic_plan' else 'force_custom_plan' end, true);
+  _generic := %1$s and current_setting('enable_indexscan') = 'on';
+  _setting := set_config('plan_cache_mode', case when _generic then 'force_generic_plan' else 'force_custom_plan' end, true);
   _setting := set_config('hnsw.ef_search', least(1000, greatest(%2$s, 2 * %3$s))::text, true);
   _setting := set_config('hnsw.max_scan_tuples', '20000', true);
-  _setting := set_config('enable_sort', case when _unfiltered then 'off' else 'on' end, true);%14$s
+  _setting := set_config('enable_sort', case when _generic then 'off' else 'on' end, true);%14$s
   foreach _scan in array array['off', 'relaxed_order'] loop
     _setting := set_config('hnsw.iterative_scan', _scan, true);
     %4$s
@@ -196,7 +196,7 @@ begin
     wanted,
     -- In the one plan for all, filters that are not given would still be taken to leave hardly a row.
     case when filters = '' then array_to_string(pass, '')
-         else format(E'if _unfiltered then\n    %s\n    else\n    %s\n    end if;', array_to_string(pass, ''), array_to_string(pass, filters)) end,
+         else format(E'if _generic then\n    %s\n    else\n    %s\n    end if;', array_to_string(pass, ''), array_to_string(pass, filters)) end,
     selected,
     reembed.distance_to_query(v),
     rows_with_vectors,
@@ -206,7 +206,7 @@ begin
     one_by_one[1],
     reembed.vector_of(v),
     one_by_one[2],
-    case when is_joined then E'\n  _setting := set_config(''enable_material'', case when _unfiltered then ''off'' else ''on'' end, true);' else '' end,
+    case when is_joined then E'\n  _setting := set_config(''enable_material'', case when _generic then ''off'' else ''on'' end, true);' else '' end,
     case when is_joined then E'\n  _setting := set_config(''enable_material'', ''on'', true);' else '' end,
     case when is_joined then E'\n    _setting := set_config(''enable_hashjoin'', ''off'', true);\n    _setting := set_config(''enable_mergejoin'', ''off'', true);' else '' end,
     case when is_joined then E'\n    _setting := set_config(''enable_hashjoin'', ''on'', true);\n    _setting := set_config(''enable_mergejoin'', ''on'', true);' else '' end);
@@ -217,7 +217,7 @@ comment on function reembed.search_steps(reembed.versions, name, text, text, tex
 
 create function reembed.search_variables(v reembed.versions) returns text
 language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
-  select format(E'\n  %s\n  found_rows bigint;\n  _unfiltered boolean;\n  _scan text;\n  _visible tid[];\n  _setting text;', reembed.query_variable(v))
+  select format(E'\n  %s\n  found_rows bigint;\n  _generic boolean;\n  _scan text;\n  _visible tid[];\n  _setting text;', reembed.query_variable(v))
 $$;
 comment on function reembed.search_variables(reembed.versions) is 'SQL text of the declarations that search_steps and query_assignment need, in a block labelled own.';
 

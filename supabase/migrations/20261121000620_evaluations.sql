@@ -330,7 +330,7 @@ begin
       raise exception using errcode = 'RE004', message = case when cardinality(query_hashes) > most then format('queries: there are %s, and a caller with a rate asks %s at once at most', cardinality(query_hashes), most)
         else 'caller_hash must be a SHA-256 in hex' end, hint = 'Ask for fewer at once; the holder of a secret key has no rate.';
     end if;
-    seconds := reembed.admit_caller(reembed.hash_of('caller_hash', caller_hash), requests => cardinality(query_hashes));
+    seconds := reembed.admit_caller(decode(caller_hash, 'hex'), requests => cardinality(query_hashes));
     if seconds > 0 then
       return jsonb_build_object('refused', 'rate', 'retry_seconds', seconds);
     end if;
@@ -371,6 +371,9 @@ declare
   s reembed.spaces;
   parsed extensions.vector[];
 begin
+  if exists (select from unnest(query_hashes) u(hash) where u.hash is null or u.hash !~ '^[0-9a-f]{64}$') then
+    raise exception using errcode = 'RE004', message = 'query_hashes must be SHA-256 in hex', hint = 'Pass 64 characters of 0-9 and a-f for each query.';
+  end if;
   select x.* into s from reembed.usage u join reembed.spaces x on x.id = u.space_id where u.id = end_queries.ticket;
   begin
     parsed := array(select e.text::extensions.vector from unnest(embeddings) with ordinality e(text, n) order by e.n);

@@ -94,9 +94,13 @@ describePostgres("queries", () => {
           [SPACE, queries],
         );
       await buy(2_000);
-      await client.query("vacuum full reembed.usage");
-      expect(await value("select count(*)::int from reembed.usage")).toBe(2_000);
-      expect(await value("select pg_total_relation_size('reembed.usage') / 2000 < 300")).toBe(true);
+      // As a vacuum would leave it, which keeps dead rows while anybody else looks at the database.
+      await client.query(
+        "create table reembed.kept (like reembed.usage including all); insert into reembed.kept overriding system value select * from reembed.usage",
+      );
+      expect(await value("select count(*)::int from reembed.kept")).toBe(2_000);
+      expect(await value("select pg_total_relation_size('reembed.kept') / 2000 < 300")).toBe(true);
+      await client.query("drop table reembed.kept");
       const spent = await rows("select spent_usd, reserved_usd from reembed.budgets");
       await client.query(
         "update reembed.usage set at = at - interval '500 days' where id in (select id from reembed.usage order by id limit 1500)",

@@ -77,19 +77,28 @@ describePostgres(`every function of the API, ${CALLS} calls each, seed ${SEED}`,
       "reembed_complete(1, 'test/none@16', gen_random_uuid(), array[array['a', 'b']], array[array['00', '00']], array[array['[1]', '[1]']], array[array[1, 1]])",
       /^row_ids, hashes and tokens hold a null or a list/,
     ],
-    ["reembed_order_rows('course_content', 1, array['a'], caller_hash => 'xyz')", /^caller_hash is no hash/],
-    ["reembed_begin_query('openai/text-embedding-3-small@1536', 'xyz', 1)", /^query_hash is no hash/],
-    ["reembed_begin_description('gpt', 'xyz')", /^image_hash is no hash/],
+    [
+      "reembed_order_rows('course_content', 1, array['a'], caller_hash => 'xyz')",
+      /^caller_hash must be SHA-256 in hex/,
+    ],
+    ["reembed_end_query(1, 'xyz', 1, 1, 'done')", /^query_hash must be SHA-256 in hex/],
+    [
+      "reembed_end_queries(1, array['xyz'], array['[1]'], 1, 1, 'done')",
+      /^query_hashes must be SHA-256 in hex/,
+    ],
     [
       "similar_artifacts(array['[1]'], match_count => -1, user_only => false)",
       /^match_count is -1: it must be between 1 and 1000/,
     ],
-  ])("a list of lists, a hash that is none and a count below 0 are refused by their names: %s", async (call, message) => {
-    await expect(client.query(`select public.${call}`)).rejects.toMatchObject({
-      code: "RE004",
-      message: expect.stringMatching(message),
-    });
-  });
+  ])(
+    "a list of lists, a hash that is none and a count below 0 are refused by their names: %s",
+    async (call, message) => {
+      await expect(client.query(`select public.${call}`)).rejects.toMatchObject({
+        code: "RE004",
+        message: expect.stringMatching(message),
+      });
+    },
+  );
 
   describe.each(ROLES)("as %s", (role) => {
     test(
