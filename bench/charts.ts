@@ -98,13 +98,15 @@ function drawLines({ title, x, y, lines }: LineChart): Markup {
   const drawn = lines.map(({ points, ours }) => {
     const kind = ours ? "ours" : "other";
     const path = points.map((point) => `${across.at(point.x)},${up.at(point.y)}`).join(" ");
+    const room = noteRoom();
     return markup`
   <polyline points="${path}" class="line ${kind}"/>${points.map((point) => {
     const [x, y] = [across.at(point.x), up.at(point.y)];
-    const note = point.note
-      ? markup`
-  <text x="${round(x + 6)}" y="${round(y + 14)}" class="hint">${point.note}</text>`
-      : "";
+    const note =
+      point.note && room(x, y)
+        ? markup`
+  <text x="${x}" y="${round(ours ? y - 8 : y + 17)}" text-anchor="middle" class="hint">${point.note}</text>`
+        : "";
     return markup`
   <circle cx="${x}" cy="${y}" r="3.5" class="${kind}"/>${note}`;
   })}`;
@@ -116,6 +118,16 @@ function drawLines({ title, x, y, lines }: LineChart): Markup {
   <text x="${PLOT.right}" y="${PLOT.bottom + 36}" text-anchor="end" class="hint">${x.label}</text>
   <text x="${PLOT.left}" y="${PLOT.top - 8}" class="hint">${y.label}</text>`,
   );
+}
+
+/** Says of one point of a line after another whether its note has room beside those before it: ours stand above their line, others below theirs. */
+function noteRoom(): (x: number, y: number) => boolean {
+  const taken: (readonly [number, number])[] = [];
+  return (x, y) => {
+    const free = taken.every(([otherX, otherY]) => Math.abs(x - otherX) >= 22 || Math.abs(y - otherY) >= 12);
+    if (free) taken.push([x, y]);
+    return free;
+  };
 }
 
 /** Each line's name at its end, moved down where it would cover another. */
