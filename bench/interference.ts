@@ -85,7 +85,7 @@ export const interference: Benchmark = async (server, rows = 100_000) => {
       const [before, began] = [await stored(), performance.now()];
       await phase(into);
       const after = await stored();
-      if (after === rows)
+      if (size === "full" && after === rows)
         throw new Error(`all ${rows} rows were loaded before the phase ended: it wants more`);
       const rate = ((after - before) / (performance.now() - began)) * 1000;
       cli.kill("SIGTERM");
