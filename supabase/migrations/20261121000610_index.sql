@@ -307,12 +307,23 @@ end
 $$;
 comment on function reembed.return_build_settings(int) is 'Puts back what lend_build_settings changed.';
 
+create function reembed.invalid_index_of(v reembed.versions) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
+  -- Not as a regclass: of an index that is dropped meanwhile that is a number.
+  select format('%I.%I', n.nspname, x.relname)
+    from reembed.indexes_of_vectors(v) i
+    join pg_catalog.pg_class x on x.oid = i.indexrelid
+    join pg_catalog.pg_namespace n on n.oid = x.relnamespace
+   where not i.indisvalid limit 1
+$$;
+comment on function reembed.invalid_index_of(reembed.versions) is 'The qualified name of an INVALID index on a version''s vectors, being built or left by a build that failed; null where there is none.';
+
 create function reembed.schedule_index_build(collection text, version int) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v constant reembed.versions := reembed.version_numbered(collection, version);
   plan jsonb;
-  leftover regclass;
+  leftover text;
 begin
   if to_regnamespace('cron') is null then
     raise exception using errcode = 'RE007', message = 'pg_cron is not installed in this database', hint = 'Enable pg_cron, or run reembed index over a direct connection, which needs none.';
@@ -325,7 +336,7 @@ begin
   if exists (select from reembed.index_builds b where b.version_id = v.id and b.step <> 'failed') then
     return plan;
   end if;
-  select i.indexrelid::regclass into leftover from reembed.indexes_of_vectors(v) i where not i.indisvalid limit 1;
+  leftover := reembed.invalid_index_of(v);
   -- What the server told of its sessions before is of before.
   perform pg_stat_clear_snapshot();
   if not pg_try_advisory_xact_lock(hashtext('reembed: index'), v.id) or (reembed.index_builder(v)).pid is not null
@@ -389,7 +400,7 @@ declare
   v reembed.versions;
   c reembed.collections;
   runs record;
-  leftover regclass;
+  leftover text;
   builder int;
 begin
   select * into b from reembed.index_builds x where x.step <> 'failed' for update skip locked;
@@ -399,7 +410,7 @@ begin
   select * into strict v from reembed.versions x where x.id = b.version_id;
   select * into strict c from reembed.collections x where x.id = v.collection_id;
   -- In this order: what is INVALID now, is built by nobody then, and is not valid after that was left by a build that failed.
-  select i.indexrelid::regclass into leftover from reembed.indexes_of_vectors(v) i where not i.indisvalid limit 1;
+  leftover := reembed.invalid_index_of(v);
   builder := (reembed.index_builder(v)).pid;
   if reembed.has_index(v) then
     perform reembed.end_index_build(v, null);
@@ -476,12 +487,26 @@ $$;
 comment on function reembed.keep_index_from_start(reembed.versions) is
   'Gives a version of fewer than 2,000 rows that has no vector yet its index before it is loaded, in start_loading''s transaction: on an empty column that takes a millisecond, and the version is ready as soon as it is loaded. Returns whether it did.';
 
+create function reembed.tell_cron_again() returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  if to_regnamespace('cron') is not null
+     and exists (select from reembed.index_builds b where b.step <> 'failed' and b.scheduled_at < clock_timestamp() - interval '10 seconds') then
+    execute 'select cron.alter_job(j.jobid, active => j.active) from cron.job j
+              where j.jobname in (''reembed-index-build'', ''reembed-index-watch'') and not exists (select from cron.job_run_details d where d.jobid = j.jobid)';
+  end if;
+end
+$$;
+comment on function reembed.tell_cron_again() is
+  'Changes the jobs of a scheduled build to what they are, where none of their runs is on record after ten seconds: pg_cron overlooks a new job when more changes at that moment than the server''s queue of changes holds, and takes it in with the next change.';
+
 create function reembed.conduct() returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v reembed.versions;
   collection_name text;
 begin
+  perform reembed.tell_cron_again();
   for v in select x.* from reembed.versions x
             where x.maintained and x.enqueued_at is not null and x.state in ('loading', 'indexing') and reembed.is_intact(x)
               and not exists (select from reembed.jobs j where j.version_id = x.id and j.priority = 1 and j.failed_at is null) order by x.id loop

@@ -402,9 +402,32 @@ describePostgres("by pg_cron", () => {
     await schedule();
     await admin.query(`alter table ${collection.table} owner to supabase_admin`);
     await admin.end();
-    await until("it is given up", async () => (await failure()) !== undefined);
+    await until("it is given up", async () => {
+      await client.query("select reembed.tell_cron_again()");
+      return (await failure()) !== undefined;
+    });
     expect(await failure()).toContain("must be owner");
     await nothingIsLeft();
+  });
+
+  // The launcher of pg_cron loses a new job where the server's queue of changes overflows at that moment.
+  test("a build that has not begun after ten seconds is told to pg_cron again", async () => {
+    const place = () =>
+      value(client, "select ctid::text from cron.job where jobname = 'reembed-index-build'");
+    await client.query("begin");
+    try {
+      await schedule();
+      const first = await place();
+      await client.query("select reembed.conduct()");
+      expect(await place()).toBe(first);
+      await client.query(
+        "update reembed.index_builds set scheduled_at = scheduled_at - interval '11 seconds'",
+      );
+      await client.query("select reembed.conduct()");
+      expect(await place()).not.toBe(first);
+    } finally {
+      await client.query("rollback");
+    }
   });
 
   test("the poke builds what is loaded, by itself", async () => {
