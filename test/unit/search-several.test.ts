@@ -162,10 +162,9 @@ describe("a search over several collections", () => {
     });
     await searchSeveral(made, { collections: ["a", "b", "c", "d"], query: "x" });
     expect(embedded.sort()).toEqual(["hash/words@2", "test/one@2", "test/two@2"]);
-    expect(begun).toEqual([
-      { space: "test/one@2", caller: "c".repeat(64) },
-      { space: "test/two@2", caller: null },
-    ]);
+    // Whichever begins first: they are embedded at once.
+    expect(begun.map(({ space }) => space).sort()).toEqual(["test/one@2", "test/two@2"]);
+    expect(begun.map(({ caller }) => caller)).toEqual(["c".repeat(64), null]);
   });
 
   test("a caller over its rate is refused whole, and asked about once", async () => {
